@@ -1,0 +1,76 @@
+import re
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import qkv.cli
+from qkv.errors import ArgumentError
+
+COMMAND = Path(sys.executable).with_name("qkv")
+MODULE = [sys.executable, "-m", "qkv"]
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(arguments, capture_output=True, text=True, timeout=60)
+
+
+def test_version_is_the_one_in_pyproject():
+    pyproject = Path(__file__).parents[1].joinpath("pyproject.toml").read_text()
+    version = re.search(r'^version = "(.+)"$', pyproject, re.MULTILINE)[1]
+    assert CliRunner().invoke(qkv.cli.app, ["--version"]).stdout == f"qkv {version}\n"
+
+
+@pytest.mark.parametrize("command", [[COMMAND], MODULE], ids=["qkv", "python -m qkv"])
+def test_both_commands_answer(command):
+    done = run(*command, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "Usage: qkv" in done.stdout
+
+
+def test_no_argument_shows_the_help():
+    done = run(*MODULE)
+    assert "Usage: qkv" in done.stdout + done.stderr
+
+
+def test_unknown_command_is_refused():
+    done = run(*MODULE, "sea")
+    assert done.returncode == 2
+    assert "No such command 'sea'" in done.stderr
+
+
+def test_an_error_of_qkv_is_one_line(monkeypatch, capsys):
+    def fail(prog_name):
+        raise ArgumentError("window: width must be >= 1; got 0")
+
+    monkeypatch.setattr(qkv.cli, "app", fail)
+    with pytest.raises(SystemExit) as stop:
+        qkv.cli.main()
+    assert stop.value.code == 1
+    assert capsys.readouterr().err == "qkv: window: width must be >= 1; got 0\n"
+
+
+def test_help_imports_neither_torch_nor_numpy():
+    script = (
+        "import sys; sys.argv = ['qkv', '--help']\n"
+        "import qkv.cli\n"
+        "try: qkv.cli.main()\n"
+        "except SystemExit as stop: assert stop.code in (0, None)\n"
+        "print({'torch', 'numpy', 'transformers', 'tokenizers', 'rich'} & set(sys.modules))"
+    )
+    done = run(sys.executable, "-c", script)
+    assert done.stdout.endswith("set()\n"), done.stdout + done.stderr
+
+
+def test_help_takes_a_fifth_of_a_second_of_processor_time():
+    def seconds() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        run(COMMAND, "--help")
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    # The fastest of five: what else the machine does can only add.
+    assert min(seconds() for _ in range(5)) <= 0.2
