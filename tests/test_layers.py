@@ -69,9 +69,7 @@ def imports_of(file: Path, source: Path, modules: set[str]) -> Iterator[str]:
 
 def graph_of(source: Path) -> dict[str, set[str]]:
     files = {name_of(file, source): file for file in sorted((source / "qkv").rglob("*.py"))}
-    return {
-        module: set(imports_of(file, source, set(files))) - {module} for module, file in files.items()
-    }
+    return {module: set(imports_of(file, source, set(files))) - {module} for module, file in files.items()}
 
 
 def wrong_directions(graph: dict[str, set[str]]) -> list[str]:
