@@ -1,0 +1,60 @@
+"""qkv: attention for PyTorch. Every mechanism, one call; exact, fast, visible.
+
+    out = qkv.attend(query, key, value, mask=qkv.causal() & qkv.window(256))
+
+The common names are here; each lives in the file of its concept, and is imported when it is first asked for.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "attention": ("attend", "attend_with_map", "attention_map"),
+    "core.map": ("AttentionMap",),
+    "core.merge": ("merge_attention",),
+    "core.types": ("Grid", "Selection"),
+    "errors": ("ArgumentError", "FileError", "KindError", "QkvError", "ShapeError", "UnsupportedError"),
+    "explanation": ("Explanation", "explain"),
+    "masks.algebra": ("Mask",),
+    "masks.blocks": ("bigbird", "blocks"),
+    "masks.causal": ("causal",),
+    "masks.dense": ("dense_mask",),
+    "masks.documents": ("documents",),
+    "masks.padding": ("padding",),
+    "masks.prefix": ("prefix",),
+    "masks.window": ("window",),
+    "positions.alibi": ("alibi",),
+    "positions.dense": ("dense_bias",),
+    "positions.embeddings": ("LearnedPositions", "Segments"),
+    "positions.relative": ("T5Relative",),
+    "positions.rotary": ("rotary",),
+    "positions.sinusoidal": ("sinusoidal",),
+    "scores.additive": ("Additive", "Concat"),
+    "scores.bilinear": ("Bilinear",),
+    "scores.cosine": ("cosine",),
+    "scores.dot": ("dot", "scaled_dot"),
+    "scores.location": ("Location",),
+    "scores.softcap": ("soft_cap",),
+    "selections.hard": ("hard",),
+    "selections.sigmoid": ("sigmoid",),
+    "selections.sink": ("sink",),
+    "selections.soft": ("softmax",),
+    "selections.sparse": ("entmax15", "sparsemax"),
+    "selections.topk": ("topk",),
+}
+_WHERE = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = sorted(_WHERE)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'qkv' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"qkv.{_WHERE[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

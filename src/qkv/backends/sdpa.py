@@ -1,0 +1,95 @@
+"""PyTorch's scaled_dot_product_attention, where it expresses a call exactly."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from qkv.core.backend import Backend, Cost, all_pairs, dense_cost
+from qkv.core.call import Call, exact
+from qkv.core.reference import hide, visible
+from qkv.core.types import DotPair, Pair
+from qkv.masks.causal import Causal
+from qkv.selections.soft import Softmax
+
+
+def refuses(call: Call) -> str | None:
+    """Say what of a call SDPA does not express exactly, or None."""
+    if not isinstance(_pair(call), DotPair):
+        return f"it scores by dot products alone, not by {call.score}"
+    if not isinstance(call.select, Softmax):
+        return f"it selects by softmax alone, not by {call.select}"
+    if call.dropout:
+        return "its dropout is not the function of (seed, batch, head, query, key) that every path of qkv shares"
+    if call.bias is not None and call.query.dtype in (torch.float16, torch.bfloat16):
+        return f"it would round the bias to {call.query.dtype}"
+    if 0 in (*call.query.shape, *call.key.shape, *call.value.shape):
+        return "there are no pairs, or no features"
+    return None
+
+
+def _pair(call: Call) -> Pair:
+    return call.score.pair(call.query.shape[-1], call.key.shape[-1])
+
+
+def run(call: Call) -> tuple[Tensor, None]:
+    """Call SDPA, with a dense mask where there is a mask or a bias; rows that see nothing become 0."""
+    query, key, value = call.query, call.key, call.value
+    scale = _pair(call).scale
+    if call.bias is None and (call.mask is None or _square_causal(call)):
+        query, key = call.score.prepare(query, key)
+        return _sdpa(call, query, key, value, None, scale, causal=call.mask is not None), None
+    grid, rows, columns = call.grid, call.grid.rows(), call.grid.columns()
+    bias = None if call.bias is None else call.bias.tile(rows, columns, grid)
+    seen = visible(call.mask, bias, rows, columns, grid)
+    assert seen is not None
+    query, key, value = hide(query, key, value, seen)
+    query, key = call.score.prepare(query, key)
+    # PyTorch's paths disagree on a row that sees nothing, so such a row sees everything here, and is emptied after.
+    sees = seen.any(-1, keepdim=True)
+    seen = seen | ~sees
+    mask = seen if bias is None else torch.where(seen, torch.where(sees, bias, 0), -torch.inf).to(query.dtype)
+    output = _sdpa(call, query, key, value, mask, scale, causal=False)
+    return torch.where(sees, output, 0), None
+
+
+def _square_causal(call: Call) -> bool:
+    square = call.grid.queries == call.grid.keys
+    return square and isinstance(call.mask, Causal) and (call.mask.offset is None)
+
+
+def _sdpa(
+    call: Call, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, causal: bool
+) -> Tensor:
+    """Call SDPA on four dimensions, which its fast paths want."""
+    grid, batch = call.grid, len(call.grid.batch)
+    if batch != 1:
+        if mask is not None and mask.ndim > 3:
+            mask = mask.expand(*grid.batch, *mask.shape[-3:]).flatten(0, batch - 1)
+        query, key, value = (x.flatten(0, batch - 1) if batch else x.unsqueeze(0) for x in (query, key, value))
+    if mask is not None and mask.ndim < 4:
+        mask = mask.expand(1, *[1] * (3 - mask.ndim), *mask.shape)
+    with exact(grid.device):
+        output = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=call.group > 1
+        )
+    return output if batch == 1 else output.reshape(*grid.batch, *output.shape[1:])
+
+
+def _cost(call: Call) -> Cost:
+    pairs = all_pairs(call)
+    causal = call.bias is None and call.mask is not None and _square_causal(call)
+    if causal:
+        pairs = pairs * (call.grid.queries + 1) // (2 * call.grid.queries)
+    dense = not causal and not (call.mask is None and call.bias is None)
+    return dense_cost(call, pairs, int(dense))
+
+
+def _caveat(call: Call) -> str:
+    if call.mask is None and call.bias is None:
+        return ""
+    return (
+        "NaN or inf in a key or value that only some queries see may reach the others (impl='reference' keeps it away)"
+    )
+
+
+SDPA = Backend(name="sdpa", refuses=refuses, run=run, cost=_cost, caveat=_caveat)

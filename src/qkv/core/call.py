@@ -1,0 +1,114 @@
+"""One call of attention: what was asked for, checked, before any work."""
+
+import contextlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from qkv.core.checks import check_rate
+from qkv.core.types import Bias, Grid, Mask, Score, Selection
+from qkv.errors import KindError, ShapeError, must
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """The inputs and choices of one call, checked against each other."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    score: Score
+    bias: Bias | None
+    mask: Mask | None
+    select: Selection
+    dropout: float
+    grid: Grid
+
+    @property
+    def group(self) -> int:
+        """How many query heads share a key head."""
+        return self.grid.heads // max(1, self.key.shape[-3])
+
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether query, key or value wants a gradient."""
+        wants = self.query.requires_grad or self.key.requires_grad or self.value.requires_grad
+        return wants and torch.is_grad_enabled()
+
+
+def make_call(
+    function: str,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    score: Score,
+    bias: Bias | None,
+    mask: Mask | None,
+    select: Selection,
+    dropout: float,
+) -> Call:
+    """Check everything that can be checked without work, and put it together. Errors name `function`."""
+    check_tensors(function, query, key, value)
+    check_rate(function, "dropout", dropout)
+    query, key, value = cast_as_autocast(query, key, value)
+    *batch, heads, queries, _ = query.shape
+    grid = Grid(tuple(batch), heads, queries, key.shape[-2], query.device)
+    score.check(query, key)
+    if bias is not None:
+        bias.check(grid)
+    if mask is not None:
+        mask.check(grid)
+    select.check(grid)
+    return Call(query, key, value, score, bias, mask, select, dropout, grid)
+
+
+def check_tensors(function: str, query: Tensor, key: Tensor, value: Tensor) -> None:
+    """Raise unless query, key and value are floating tensors that fit each other."""
+    for name, tensor in (("query", query), ("key", key), ("value", value)):
+        if not isinstance(tensor, Tensor):
+            raise KindError(must(function, name, "be a tensor", type(tensor).__name__))
+        if not tensor.is_floating_point():
+            raise KindError(must(function, name, "be a floating tensor", tensor.dtype, f"{name}.float()"))
+        if tensor.ndim < 3:
+            fix = f"one head: {name}.unsqueeze(-3)" if tensor.ndim == 2 else "positions and heads: view(1, 1, dim)"
+            raise ShapeError(must(function, name, "have the shape [*batch, heads, positions, dim]", _list(tensor), fix))
+    autocast = torch.is_autocast_enabled(query.device.type)
+    for name, tensor in (("key", key), ("value", value)):
+        if tensor.device != query.device:
+            raise KindError(must(function, name, f"be on the query's device {query.device}", tensor.device))
+        if tensor.dtype != query.dtype and not autocast:
+            fix = f"{name}.to(query.dtype)"
+            raise KindError(must(function, name, f"have the query's dtype {query.dtype}", tensor.dtype, fix))
+        if tensor.shape[:-3] != query.shape[:-3]:
+            rule = f"have the query's batch {list(query.shape[:-3])}"
+            raise ShapeError(must(function, name, rule, list(tensor.shape[:-3]), f"{name} is {_list(tensor)}"))
+    if key.shape[-3] != value.shape[-3]:
+        rule = f"have the key's {key.shape[-3]} heads"
+        raise ShapeError(must(function, "value", rule, value.shape[-3], f"value is {_list(value)}"))
+    if key.shape[-2] != value.shape[-2]:
+        rule = f"have the key's {key.shape[-2]} positions"
+        raise ShapeError(must(function, "value", rule, value.shape[-2], f"value is {_list(value)}"))
+    if key.shape[-3] != query.shape[-3] and (key.shape[-3] == 0 or query.shape[-3] % key.shape[-3]):
+        rule = f"divide the query's {query.shape[-3]} heads"
+        raise ShapeError(must(function, "the key's heads", rule, key.shape[-3], f"key is {_list(key)}"))
+
+
+def cast_as_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Cast as torch casts the inputs of its own attention: to autocast's dtype, float64 excepted."""
+    kind = tensors[0].device.type
+    if not torch.is_autocast_enabled(kind):
+        return tensors
+    dtype = torch.get_autocast_dtype(kind)
+    return tuple(tensor if tensor.dtype == torch.float64 else tensor.to(dtype) for tensor in tensors)
+
+
+def exact(device: torch.device) -> contextlib.AbstractContextManager:
+    """Keep autocast from lowering the products within: scores and softmax are computed wide."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return contextlib.nullcontext()
+
+
+def _list(tensor: Tensor) -> list[int]:
+    return list(tensor.shape)

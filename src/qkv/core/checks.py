@@ -1,0 +1,124 @@
+"""What is checked before any work: shapes, kinds and, where reading costs nothing, values."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from qkv.core.types import Grid
+from qkv.errors import ArgumentError, KindError, ShapeError, must
+
+
+def readable(tensor: Tensor) -> bool:
+    """Say whether a tensor's values can be read at once: on the CPU, real, and not being traced or mapped."""
+    return (
+        tensor.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and type(tensor) in (Tensor, torch.nn.Parameter)
+        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    )
+
+
+def is_integer(tensor: Tensor) -> bool:
+    """Say whether a tensor holds integers (booleans are none)."""
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
+
+
+def check_offset_kind(function: str, offset: object) -> None:
+    """Raise KindError unless an offset is None, an int or a tensor of integers."""
+    if offset is None or (isinstance(offset, int) and not isinstance(offset, bool)):
+        return
+    if isinstance(offset, Tensor):
+        if is_integer(offset):
+            return
+        raise KindError(must(function, "offset", "hold integers", offset.dtype, "one position for each batch row"))
+    raise KindError(must(function, "offset", "be an integer or a tensor of integers", type(offset).__name__))
+
+
+def check_offset(function: str, offset: int | Tensor | None, grid: Grid) -> None:
+    """Raise ShapeError unless a tensor of offsets has one for each batch row."""
+    if isinstance(offset, Tensor):
+        check_batch(function, "offset", offset, grid)
+
+
+def check_batch(function: str, argument: str, tensor: Tensor, grid: Grid) -> None:
+    """Raise ShapeError unless a tensor has the shape [*batch]."""
+    if tuple(tensor.shape) != grid.batch:
+        fix = f"query and key have the batch {list(grid.batch)}: [*batch, heads, positions, dim]"
+        raise ShapeError(must(function, argument, "have the shape [*batch]", list(tensor.shape), fix))
+
+
+def check_lengths(function: str, argument: str, lengths: Tensor, most: int, what: str) -> None:
+    """Raise ArgumentError if a length is negative or more than `most`, where the values can be read at once."""
+    if readable(lengths) and lengths.numel():
+        low, high = int(lengths.min()), int(lengths.max())
+        if low < 0 or high > most:
+            bad = low if low < 0 else high
+            raise ArgumentError(must(function, argument, f"lie in 0..{most}", bad, f"there are {most} {what}"))
+
+
+def check_number(function: str, argument: str, value: object, rule: str, *, above: float | None = None) -> None:
+    """Raise unless a value is a finite number, greater than `above` if that is given."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise KindError(must(function, argument, f"be {rule}", type(value).__name__))
+    if not math.isfinite(value) or (above is not None and value <= above):
+        raise ArgumentError(must(function, argument, f"be {rule}", value))
+
+
+def check_whole(function: str, argument: str, value: object, low: int, fix: str = "") -> None:
+    """Raise unless a value is an integer of at least `low`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise KindError(must(function, argument, "be an integer", type(value).__name__, fix))
+    if value < low:
+        raise ArgumentError(must(function, argument, f"be >= {low}", value, fix))
+
+
+def check_rate(function: str, argument: str, value: object) -> None:
+    """Raise unless a value is a probability, in [0, 1]."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise KindError(must(function, argument, "be a number", type(value).__name__))
+    if not 0 <= value <= 1:
+        raise ArgumentError(must(function, argument, "lie in [0, 1]", value))
+
+
+def check_width(function: str, argument: str, tensor: Tensor, width: int) -> None:
+    """Raise ShapeError unless a tensor's last dimension is `width`."""
+    if tensor.shape[-1] != width:
+        raise ShapeError(must(function, argument, f"have the width {width}", tensor.shape[-1], list(tensor.shape)))
+
+
+def check_same_width(function: str, query: Tensor, key: Tensor) -> None:
+    """Raise ShapeError unless query and key are equally wide."""
+    if query.shape[-1] != key.shape[-1]:
+        fix = "qkv.Bilinear and qkv.Additive score vectors of different widths"
+        got = f"{query.shape[-1]} and {key.shape[-1]}"
+        raise ShapeError(must(function, "query and key", "have the same width", got, fix))
+
+
+def check_dtype(function: str, argument: str, tensor: Tensor, weight: Tensor) -> None:
+    """Raise KindError unless a tensor has the dtype of the weight it meets (autocast sees to that by itself)."""
+    if tensor.dtype != weight.dtype and not torch.is_autocast_enabled(tensor.device.type):
+        fix = f"module.to({tensor.dtype})"
+        raise KindError(must(function, argument, f"have the weights' dtype {weight.dtype}", tensor.dtype, fix))
+
+
+def check_indices(function: str, argument: str, numbers: Tensor, size: int) -> None:
+    """Raise unless a tensor holds integers that lie in a table of `size` rows (read on the CPU only)."""
+    if not is_integer(numbers):
+        raise KindError(must(function, argument, "hold integers", numbers.dtype))
+    if readable(numbers) and numbers.numel():
+        low, high = int(numbers.min()), int(numbers.max())
+        if low < 0 or high >= size:
+            raise ArgumentError(must(function, argument, f"lie in 0..{size - 1}", low if low < 0 else high))
+
+
+def check_spread(function: str, argument: str, tensor: Tensor, grid: Grid) -> None:
+    """Raise unless a tensor spreads out to [*batch, heads, queries, keys], on the grid's device."""
+    whole = (*grid.batch, grid.heads, grid.queries, grid.keys)
+    fits = 2 <= tensor.ndim <= len(whole)
+    fits = fits and all(have in (1, want) for have, want in zip(tensor.shape[::-1], whole[::-1], strict=False))
+    if not fits:
+        rule = "spread out to [*batch, heads, queries, keys]"
+        raise ShapeError(must(function, argument, rule, list(tensor.shape), f"the pairs are {list(whole)}"))
+    if tensor.device != grid.device:
+        raise KindError(must(function, argument, f"be on the query's device {grid.device}", tensor.device))

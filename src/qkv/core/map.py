@@ -1,0 +1,298 @@
+"""The attention map: every weight of a call, computed when asked for, never stored."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from qkv.core.call import Call, exact
+from qkv.core.checks import check_whole
+from qkv.core.reference import hide_rows, score_tile, visible
+from qkv.core.types import Bias, Grid, Mask, Pair, Selection, Summary, wide
+from qkv.errors import ArgumentError, KindError, ShapeError, must
+
+TILE_NUMBERS = 1 << 21
+"""Scores held at once while streaming: 8 MiB of float32, and a few temporaries of that size beside it."""
+
+DENSE_BYTES = 1 << 30
+"""What `dense()` may take unless told otherwise."""
+
+
+@dataclass(eq=False)
+class AttentionMap:
+    """The weights [*batch, heads, queries, keys] of a call, before dropout.
+
+    Keeps the prepared query and key and a few numbers a row, never queries × keys. Whatever is asked is computed in
+    tiles. `row`, `dense`, `entropy` and `received` are differentiable when the inputs require gradients.
+    Indexing gives a tile: `map[0, 3, :5, 10:20]`.
+
+    Cost: O((queries + keys)·dim) memory; each question O(queries·keys·dim) time, or less where it needs less.
+    """
+
+    query: Float[Tensor, "*batch heads queries dim"]
+    key: Float[Tensor, "*batch key_heads keys dim"]
+    pair: Pair
+    bias: Bias | None
+    mask: Mask | None
+    select: Selection
+    grid: Grid
+    kept: Summary | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of all weights: (*batch, heads, queries, keys)."""
+        return (*self.grid.batch, self.grid.heads, self.grid.queries, self.grid.keys)
+
+    def __repr__(self) -> str:
+        shape = " × ".join(str(size) for size in self.shape)
+        return f"AttentionMap({shape}, {self.select})"
+
+    # What can be asked
+
+    def dense(self, *, limit: int = DENSE_BYTES) -> Float[Tensor, "*batch heads queries keys"]:
+        """Compute every weight.
+
+        Cost: O(queries·keys) memory for each head.
+        Raises: ArgumentError if that would take more than `limit` bytes.
+        """
+        self._check_size("AttentionMap.dense", self.grid.queries, self.grid.keys, limit)
+        return torch.cat([weights for _, weights, _ in self._blocks()], dim=-2)
+
+    def row(self, query: int) -> Float[Tensor, "*batch heads keys"]:
+        """Compute the weights of one query; a negative number counts from the last. Cost: O(keys·dim)."""
+        index = _index("AttentionMap.row", "query", query, self.grid.queries)
+        if self.select.by_chance:
+            self._settle()
+        return self._rows(torch.tensor([index], device=self.grid.device))[0].squeeze(-2)
+
+    def entropy(self) -> Float[Tensor, "*batch heads queries"]:
+        """Compute each row's entropy in nats, of its weights scaled to sum 1; 0 for a row without a key."""
+        return torch.cat([_entropy(weights) for _, weights, _ in self._blocks()], dim=-1)
+
+    def received(self) -> Float[Tensor, "*batch heads keys"]:
+        """Sum the attention that each key receives from all queries."""
+        return sum((weights.sum(-2) for _, weights, _ in self._blocks()), start=self.query.new_zeros(()))
+
+    def logsumexp(self) -> Float[Tensor, "*batch heads queries"]:
+        """Give log Σ exp(score) of each row, −inf for a row without a key: what `merge_attention` wants.
+
+        Raises: UnsupportedError if the selection is not softmax.
+        """
+        return torch.cat([self.select.logsumexp(summary) for _, _, summary in self._blocks()], dim=-1)
+
+    @torch.no_grad()
+    def top_keys(
+        self, k: int
+    ) -> tuple[Float[Tensor, "*batch heads queries {k}"], Int[Tensor, "*batch heads queries {k}"]]:
+        """Find the k heaviest keys of every query, heaviest first: their weights and their indices.
+
+        Raises: KindError, ArgumentError if k is not an integer in 1..keys.
+        """
+        check_whole("AttentionMap.top_keys", "k", k, 1)
+        if k > self.grid.keys:
+            raise ArgumentError(must("AttentionMap.top_keys", "k", f"be <= {self.grid.keys}", k, "that many keys"))
+        best = [weights.topk(k, dim=-1) for _, weights, _ in self._blocks()]
+        return torch.cat([found.values for found in best], -2), torch.cat([found.indices for found in best], -2)
+
+    @torch.no_grad()
+    def pooled(
+        self, height: int, width: int, *, reduce: Callable[..., Tensor] = torch.mean
+    ) -> Float[Tensor, "*batch heads {height} {width}"]:
+        """Shrink the map to a picture: the mean or the maximum of the weights in each of height × width boxes.
+
+        The boxes are as equal as whole numbers allow and do not overlap.
+
+        Raises: ArgumentError unless 1 <= height <= queries, 1 <= width <= keys and reduce is torch.mean or torch.amax.
+        """
+        for name, size, most in (("height", height, self.grid.queries), ("width", width, self.grid.keys)):
+            check_whole("AttentionMap.pooled", name, size, 1)
+            if size > most:
+                raise ArgumentError(must("AttentionMap.pooled", name, f"be <= {most}", size))
+        if reduce not in (torch.mean, torch.amax):
+            raise ArgumentError(must("AttentionMap.pooled", "reduce", "be torch.mean or torch.amax", reduce))
+        how = "sum" if reduce is torch.mean else "amax"
+        box_row = self.grid.rows() * height // self.grid.queries
+        box_column = self.grid.columns() * width // self.grid.keys
+        picture = torch.zeros(*self.shape[:-2], height, width, dtype=wide(self.query.dtype), device=self.grid.device)
+        for rows, weights, _ in self._blocks():
+            across = weights.new_zeros(*weights.shape[:-1], width)
+            across.scatter_reduce_(-1, box_column.expand_as(weights), weights, how)
+            picture.scatter_reduce_(-2, box_row[rows][:, None].expand_as(across), across, how)
+        if reduce is torch.mean:
+            picture /= box_row.bincount(minlength=height)[:, None] * box_column.bincount(minlength=width)
+        return picture
+
+    def head(self, head: int) -> "AttentionMap":
+        """Narrow the map to one head, which stays as a dimension of 1."""
+        index = _index("AttentionMap.head", "head", head, self.grid.heads)
+        group = self.grid.heads // self.key.shape[-3]
+        narrowed = self._narrow(-3, index, replace(self.grid, heads=1))
+        return replace(
+            narrowed,
+            key=self.key.narrow(-3, index // group, 1),
+            select=self.select.head(index),
+            kept=None if self.kept is None else tuple(part.narrow(-2, index, 1) for part in self.kept),
+        )
+
+    def example(self, example: int) -> "AttentionMap":
+        """Narrow the map to one example of the first batch dimension, which stays as a dimension of 1."""
+        if not self.grid.batch:
+            raise ShapeError(must("AttentionMap.example", "the map", "have a batch", list(self.shape)))
+        index = _index("AttentionMap.example", "example", example, self.grid.batch[0])
+        dim = -3 - len(self.grid.batch)
+        narrowed = self._narrow(dim, index, replace(self.grid, batch=(1, *self.grid.batch[1:])))
+        return replace(
+            narrowed,
+            key=self.key.narrow(dim, index, 1),
+            kept=None if self.kept is None else tuple(part.narrow(dim + 1, index, 1) for part in self.kept),
+        )
+
+    def __getitem__(self, index: object) -> Tensor:
+        lead, rows, columns = self._split(index)
+        picked, across = self.grid.rows()[rows], self.grid.columns()[columns]
+        self._check_size("AttentionMap[…]", picked.numel(), across.numel(), DENSE_BYTES)
+        if self.select.by_chance:
+            self._settle()
+        if self.kept is None:
+            weights = self._rows(picked.reshape(-1))[0][..., across.reshape(-1)]
+        else:
+            summary = tuple(part.index_select(-1, picked.reshape(-1)) for part in self.kept)
+            scores = self._scores(picked.reshape(-1), across.reshape(-1))
+            weights = self.select.weights(scores, summary, across.reshape(-1))
+        return weights.reshape(*weights.shape[:-2], *picked.shape, *across.shape)[lead]
+
+    # How it is computed
+
+    def _scores(self, rows: Tensor, columns: Tensor | None = None) -> Float[Tensor, "*batch heads rows columns"]:
+        """Score some rows against some columns, or all."""
+        query = self.query.index_select(-2, rows)
+        key = self.key if columns is None else self.key.index_select(-2, columns)
+        columns = self.grid.columns() if columns is None else columns
+        with exact(self.grid.device):
+            bias = None if self.bias is None else self.bias.tile(rows, columns, self.grid)
+            seen = visible(self.mask, bias, rows, columns, self.grid)
+            return score_tile(self.pair, query, key, bias, seen)
+
+    def _rows(self, rows: Tensor) -> tuple[Float[Tensor, "*batch heads rows keys"], Summary]:
+        """Weigh whole rows; also give their summary."""
+        scores = self._scores(rows)
+        if self.kept is None:
+            summary = self.select.summary(scores)
+        else:
+            summary = tuple(part.index_select(-1, rows) for part in self.kept)
+            if scores.requires_grad:
+                summary = self.select.refresh(scores, summary)
+        return self.select.weights(scores, summary, self.grid.columns()), summary
+
+    def _blocks(self) -> Iterator[tuple[Tensor, Tensor, Summary]]:
+        """Go through all rows, a block at a time: their indices, weights and summary, which is kept."""
+        numbers = _product(self.shape[:-2]) * self.grid.keys * self.pair.held
+        fresh = []
+        for rows in self.grid.rows().split(max(1, TILE_NUMBERS // max(1, numbers))):
+            weights, summary = self._rows(rows)
+            fresh.append(tuple(part.detach() for part in summary))
+            yield rows, weights, summary
+        if self.kept is None:
+            self.kept = tuple(torch.cat(parts, dim=-1) for parts in zip(*fresh, strict=True))
+
+    def _settle(self) -> None:
+        """Draw what is drawn by chance, once."""
+        if self.kept is None:
+            with torch.no_grad():
+                for _ in self._blocks():
+                    pass
+
+    def _narrow(self, dim: int, index: int, grid: Grid) -> "AttentionMap":
+        """Narrow the query, and see bias and mask through a window on that dimension."""
+        bias = None if self.bias is None else _Narrowed(self.bias, self.grid, dim, index)
+        mask = None if self.mask is None else _Narrowed(self.mask, self.grid, dim, index)
+        return replace(self, query=self.query.narrow(dim, index, 1), bias=bias, mask=mask, grid=grid)
+
+    def _split(self, index: object) -> tuple[tuple, int | slice, int | slice]:
+        """Read an index as one for the leading dimensions, one for the rows and one for the columns."""
+        given = index if isinstance(index, tuple) else (index,)
+        if sum(one is Ellipsis for one in given) > 1 or not all(
+            one is Ellipsis or isinstance(one, slice) or (isinstance(one, int) and not isinstance(one, bool))
+            for one in given
+        ):
+            rule = "be integers, slices and at most one ..."
+            raise KindError(must("AttentionMap[…]", "the index", rule, index, "others: map.dense()[index]"))
+        short = len(self.shape) - sum(one is not Ellipsis for one in given)
+        if short < 0:
+            raise ShapeError(must("AttentionMap[…]", "the index", f"have at most {len(self.shape)} parts", len(given)))
+        at = given.index(Ellipsis) if Ellipsis in given else len(given)
+        full = (*given[:at], *[slice(None)] * short, *given[at + 1 :])
+        for one, size in zip(full, self.shape, strict=True):
+            if isinstance(one, int):
+                _index("AttentionMap[…]", "the index", one, size)
+        return full[:-2], full[-2], full[-1]
+
+    def _check_size(self, function: str, rows: int, columns: int, limit: int) -> None:
+        bytes_ = _product(self.shape[:-2]) * rows * columns * wide(self.query.dtype).itemsize
+        if bytes_ > limit:
+            fix = "ask for less: map[..., :64, :64], map.row(i), map.pooled(512, 512), map.head(0)"
+            fix = f"dense(limit={bytes_}), or {fix}" if function.endswith("dense") else fix
+            raise ArgumentError(must(function, "the weights", f"fit in {limit:,} bytes", f"{bytes_:,}", fix))
+
+
+def make_map(call: Call, kept: Summary | None = None) -> AttentionMap:
+    """Make the map of a call; `kept` is the summary of its rows, where something has computed it already."""
+    sees, shown = _reach(call)
+    query, key = call.query, call.key
+    if sees is not None and shown is not None:
+        query, key, _ = hide_rows(query, key, key, sees, shown)
+    pair = call.score.pair(query.shape[-1], key.shape[-1])
+    query, key = call.score.prepare(query, key)
+    kept = None if kept is None else tuple(part.detach() for part in kept)
+    return AttentionMap(query, key, pair, call.bias, call.mask, call.select, call.grid, kept)
+
+
+@torch.no_grad()
+def _reach(call: Call) -> tuple[Tensor | None, Tensor | None]:
+    """Say which queries see some key and which keys some query sees, a block of queries at a time."""
+    if call.mask is None and call.bias is None:
+        return None, None
+    grid, sees, shown = call.grid, [], torch.zeros((), dtype=torch.bool, device=call.grid.device)
+    lanes = _product((*grid.batch, grid.heads)) * grid.keys
+    for rows in grid.rows().split(max(1, TILE_NUMBERS // max(1, lanes))):
+        bias = None if call.bias is None else call.bias.tile(rows, grid.columns(), grid)
+        seen = visible(call.mask, bias, rows, grid.columns(), grid)
+        assert seen is not None
+        sees.append(seen.any(-1))
+        shown = shown | seen.any(-2)
+    return torch.cat(sees, dim=-1), shown
+
+
+@dataclass(frozen=True, eq=False)
+class _Narrowed:
+    """A bias or a mask of the whole grid, seen through one index of a leading dimension."""
+
+    inner: Bias | Mask
+    whole: Grid
+    dim: int
+    index: int
+
+    def tile(self, rows: Tensor, columns: Tensor, grid: Grid) -> Tensor:
+        tile = self.inner.tile(rows, columns, self.whole)
+        spread = tile.ndim >= -self.dim and tile.shape[self.dim] != 1
+        return tile.narrow(self.dim, self.index, 1) if spread else tile
+
+
+def _entropy(weights: Float[Tensor, "*lead rows keys"]) -> Float[Tensor, "*lead rows"]:
+    total = weights.sum(-1, keepdim=True)
+    share = weights / torch.where(total > 0, total, 1)
+    return -(share * torch.where(share > 0, share, 1).log()).sum(-1)
+
+
+def _index(function: str, argument: str, index: int, size: int) -> int:
+    if isinstance(index, bool) or not isinstance(index, int):
+        raise KindError(must(function, argument, "be an integer", type(index).__name__))
+    if not -size <= index < size:
+        raise ArgumentError(must(function, argument, f"lie in 0..{size - 1}", index))
+    return index % size
+
+
+def _product(sizes: tuple[int, ...]) -> int:
+    return torch.Size(sizes).numel()

@@ -1,0 +1,91 @@
+"""What a call would do: which backend runs, why not a faster one, and what it costs."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from qkv.attention import call_of
+from qkv.core.backend import Cost, all_pairs
+from qkv.core.call import Call
+from qkv.core.types import Bias, Mask, Score, Selection
+from qkv.plan import make_plan
+
+BLOCK = 128
+"""Queries in a block, when counting what a mask leaves alive."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a call would do. Printing it tells it all."""
+
+    backend: str
+    refused: tuple[tuple[str, str], ...]
+    caveat: str
+    choices: str
+    cost: Cost
+    pairs_possible: int
+    pairs_alive: int
+
+    def __str__(self) -> str:
+        share = self.cost.pairs / max(1, self.pairs_possible)
+        alive = self.pairs_alive / max(1, self.pairs_possible)
+        lines = [
+            self.choices,
+            f"backend   {self.backend}",
+            *(f"not       {name}: {reason}" for name, reason in self.refused),
+            f"pairs     {self.cost.pairs:,} computed of {self.pairs_possible:,} possible ({share:.0%})",
+            f"alive     {self.pairs_alive:,} ({alive:.1%}) by blocks of {BLOCK} queries",
+            f"work      {self.cost.flops:,} FLOPs, {self.cost.bytes:,} bytes moved (estimates)",
+        ]
+        return "\n".join([*lines, f"caveat    {self.caveat}"] if self.caveat else lines)
+
+
+def explain(
+    query: Float[Tensor, "*batch heads queries dim"],
+    key: Float[Tensor, "*batch key_heads keys key_dim"],
+    value: Float[Tensor, "*batch key_heads keys value_dim"],
+    *,
+    score: Score | None = None,
+    bias: Bias | Float[Tensor, "..."] | None = None,
+    mask: Mask | Bool[Tensor, "..."] | None = None,
+    select: Selection | None = None,
+    dropout: float = 0.0,
+    impl: str = "auto",
+) -> Explanation:
+    """Tell what `attend` would do with the same arguments; print the answer.
+
+    FLOPs count a multiply and an add as two. Bytes are those of the inputs, the output and what is stored for each
+    pair, each written once and read once.
+
+    Cost: planning alone; nothing is computed.
+    Raises: as `attend`.
+    """
+    call = call_of("explain", query, key, value, score, bias, mask, select, dropout)
+    plan = make_plan("explain", call, impl)
+    bias_text = "" if call.bias is None else f" + {call.bias}"
+    mask_text = "" if call.mask is None else f" · {call.mask}"
+    drop_text = f" · dropout {call.dropout:g}" if call.dropout else ""
+    return Explanation(
+        backend=plan.backend.name,
+        refused=plan.refused,
+        caveat=plan.backend.caveat(call),
+        choices=f"{call.score}{bias_text}{mask_text} → {call.select}{drop_text}",
+        cost=plan.backend.cost(call),
+        pairs_possible=all_pairs(call),
+        pairs_alive=_alive(call),
+    )
+
+
+def _alive(call: Call) -> int:
+    """Count the pairs in key runs that some query of each block may see."""
+    grid = call.grid
+    if call.mask is None or not grid.queries or grid.device.type == "meta":
+        return all_pairs(call)
+    some, _ = call.mask.runs(BLOCK, grid)
+    count = some.count()
+    sizes = count.new_full((count.shape[-1],), BLOCK)
+    sizes[-1] = grid.queries - BLOCK * (count.shape[-1] - 1)
+    each = (count * sizes).sum(-1)
+    lanes = all_pairs(call) // max(1, grid.queries * grid.keys)
+    return int(each.sum()) * lanes // max(1, each.numel())

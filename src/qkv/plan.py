@@ -1,0 +1,44 @@
+"""Which backend runs a call, and why not a faster one. Decided from shapes, kinds and choices, never from values."""
+
+from dataclasses import dataclass
+
+from qkv.backends.plain import PLAIN
+from qkv.backends.sdpa import SDPA
+from qkv.core.backend import Backend
+from qkv.core.call import Call
+from qkv.errors import ArgumentError, UnsupportedError, must
+
+FUSED = (SDPA,)
+"""The fast paths, the fastest first."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The backend chosen, and the reason of each faster one that refused."""
+
+    backend: Backend
+    refused: tuple[tuple[str, str], ...]
+
+
+def make_plan(function: str, call: Call, impl: str = "auto") -> Plan:
+    """Choose the first fast path that computes the call exactly, else the definition.
+
+    `impl` may insist: "fused" on any fast path, "reference" on the definition, or a backend's name on that one.
+    """
+    if impl == PLAIN.name:
+        return Plan(PLAIN, ())
+    refused: list[tuple[str, str]] = []
+    for backend in FUSED:
+        if impl in ("auto", "fused", backend.name):
+            reason = backend.refuses(call)
+            if reason is None:
+                return Plan(backend, tuple(refused))
+            refused.append((backend.name, reason))
+    if impl == "auto":
+        return Plan(PLAIN, tuple(refused))
+    names = ["auto", "fused", PLAIN.name, *(backend.name for backend in FUSED)]
+    if impl not in names:
+        raise ArgumentError(must(function, "impl", f"be one of {', '.join(names)}", repr(impl)))
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in refused)
+    rule = "have a fast path for this call" if impl == "fused" else "express this call"
+    raise UnsupportedError(must(function, f"impl={impl!r}", rule, "none" if impl == "fused" else "a refusal", reasons))

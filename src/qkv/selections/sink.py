@@ -1,0 +1,66 @@
+"""Softmax with a sink: a learned logit that takes weight and gives nothing."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from qkv.core.card import Card
+from qkv.core.types import Grid, Selection, Summary
+from qkv.errors import KindError, ShapeError, must
+from qkv.selections.soft import exp_above, logsumexp
+
+
+class Sink(nn.Module, Selection):
+    """Softmax whose sum also counts exp(sink). The summary is the logsumexp of the row and its sink."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def check(self, grid: Grid) -> None:
+        """Raise ShapeError unless there is one sink, or one for each head."""
+        if self.logits.ndim == 1 and self.logits.shape[0] not in (1, grid.heads):
+            rule = f"hold one number, or one for each of the {grid.heads} heads"
+            raise ShapeError(must("sink", "logits", rule, list(self.logits.shape)))
+
+    def summary(self, scores: Tensor) -> Summary:
+        level = logsumexp(scores)
+        sink = self.logits.to(scores.dtype).reshape(-1, 1)
+        both = torch.logaddexp(torch.where(level > -torch.inf, level, 0), sink)
+        return (torch.where(level > -torch.inf, both, -torch.inf),)
+
+    def weights(self, scores: Tensor, summary: Summary, columns: Tensor) -> Tensor:
+        return exp_above(scores, summary[0])
+
+    def head(self, head: int) -> "Sink":
+        return self if self.logits.numel() == 1 else Sink(self.logits[head])
+
+    def extra_repr(self) -> str:
+        return f"logits={list(self.logits.shape)}"
+
+
+def sink(logits: Float[Tensor, "*heads"]) -> Sink:
+    """Let a row keep weight to itself: exp(score) / (Σ exp(score) + exp(sink)), one sink for all heads or one for each.
+
+    Paper: Xiao et al. 2023, arXiv:2309.17453; a learned logit a head: Miller 2023 ("Attention is off by one").
+    Cost: O(queries·keys) time.
+    Raises: KindError, ShapeError unless the logits are a floating tensor [] or [heads].
+    """
+    if not isinstance(logits, Tensor) or not logits.is_floating_point():
+        got = logits.dtype if isinstance(logits, Tensor) else type(logits).__name__
+        raise KindError(must("sink", "logits", "be a floating tensor", got, "torch.zeros(heads)"))
+    if logits.ndim > 1:
+        raise ShapeError(must("sink", "logits", "have the shape [] or [heads]", list(logits.shape)))
+    return Sink(logits)
+
+
+CARDS = (
+    Card(
+        name="softmax with a sink",
+        kind="selection",
+        equation="exp(sⱼ) / (Σ exp(s) + exp(b))",
+        paper="Xiao et al. 2023, arXiv:2309.17453",
+        cost="one exp a pair",
+        build=lambda: sink(torch.tensor([0.5, -0.5])),
+    ),
+)
