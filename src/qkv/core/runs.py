@@ -44,7 +44,7 @@ class Runs:
     def of_flags(
         cls, flags: Bool[Tensor, "*lead blocks cells"], cell: int, keys: int, most: int | None = None
     ) -> "Runs":
-        """Build runs from one flag for every `cell` keys; `most` is how many runs a block can have, where it is known."""
+        """Build runs from one flag for every `cell` keys; `most`, where it is known, bounds the runs of a block."""
         before = F.pad(flags[..., :-1], (1, 0), value=False)
         slots = max(1, (flags.shape[-1] + 1) // 2)
         if most is not None:
