@@ -10,7 +10,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src"
 
 CHOICES = {"scores", "positions", "masks", "selections"}
-ATTENTION = {"errors", "core", "backends", "plan", "attend", "mechanisms"} | CHOICES
+ATTENTION = {"errors", "core", "backends", "plan", "attention", "explanation", "mechanisms"} | CHOICES
 EVERYTHING = ATTENTION | {"models", "text", "training", "lens", "labs", "integrations"}
 
 # Each part of the package, and the other parts it may import.
@@ -20,12 +20,13 @@ MAY_IMPORT = {
     **{choice: {"errors", "core"} for choice in CHOICES},
     "backends": {"errors", "core"} | CHOICES,
     "plan": {"errors", "core", "backends"} | CHOICES,
-    "attend": {"errors", "core", "backends", "plan"} | CHOICES,
+    "attention": {"errors", "core", "backends", "plan"} | CHOICES,
+    "explanation": {"errors", "core", "backends", "plan", "attention"} | CHOICES,
     "mechanisms": ATTENTION - {"mechanisms"},
     "models": ATTENTION,
     "text": ATTENTION,
     "training": ATTENTION,
-    "lens": {"errors", "core", "attend"},
+    "lens": {"errors", "core", "attention"},
     "labs": EVERYTHING - {"labs", "integrations"},
     "integrations": EVERYTHING - {"labs", "integrations"},
     "cli": EVERYTHING,

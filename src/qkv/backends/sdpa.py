@@ -34,10 +34,11 @@ def _pair(call: Call) -> Pair:
 def run(call: Call) -> tuple[Tensor, None]:
     """Call SDPA, with a dense mask where there is a mask or a bias; rows that see nothing become 0."""
     query, key, value = call.query, call.key, call.value
-    scale = _pair(call).scale
+    pair = _pair(call)
+    assert isinstance(pair, DotPair)
     if call.bias is None and (call.mask is None or _square_causal(call)):
         query, key = call.score.prepare(query, key)
-        return _sdpa(call, query, key, value, None, scale, causal=call.mask is not None), None
+        return _sdpa(call, query, key, value, None, pair.scale, causal=call.mask is not None), None
     grid, rows, columns = call.grid, call.grid.rows(), call.grid.columns()
     bias = None if call.bias is None else call.bias.tile(rows, columns, grid)
     seen = visible(call.mask, bias, rows, columns, grid)
@@ -48,7 +49,7 @@ def run(call: Call) -> tuple[Tensor, None]:
     sees = seen.any(-1, keepdim=True)
     seen = seen | ~sees
     mask = seen if bias is None else torch.where(seen, torch.where(sees, bias, 0), -torch.inf).to(query.dtype)
-    output = _sdpa(call, query, key, value, mask, scale, causal=False)
+    output = _sdpa(call, query, key, value, mask, pair.scale, causal=False)
     return torch.where(sees, output, 0), None
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -206,8 +207,8 @@ class AttentionMap:
 
     def _narrow(self, dim: int, index: int, grid: Grid) -> "AttentionMap":
         """Narrow the query, and see bias and mask through a window on that dimension."""
-        bias = None if self.bias is None else _Narrowed(self.bias, self.grid, dim, index)
-        mask = None if self.mask is None else _Narrowed(self.mask, self.grid, dim, index)
+        bias: Any = None if self.bias is None else _Narrowed(self.bias, self.grid, dim, index)
+        mask: Any = None if self.mask is None else _Narrowed(self.mask, self.grid, dim, index)
         return replace(self, query=self.query.narrow(dim, index, 1), bias=bias, mask=mask, grid=grid)
 
     def _split(self, index: object) -> tuple[tuple, int | slice, int | slice]:

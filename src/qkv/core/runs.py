@@ -30,15 +30,12 @@ class Runs:
         start, stop = start.masked_fill(empty, keys), stop.masked_fill(empty, keys)
         if start.shape[-1] < 2:
             return cls(start, stop, keys)
-        start, order = start.sort(dim=-1)
-        stop = stop.gather(-1, order)
-        # An interval begins a run where it starts past everything before it; its run ends at the furthest stop within.
-        reach = stop.cummax(dim=-1).values
-        begins = F.pad(start[..., 1:] > reach[..., :-1], (1, 0), value=True)
-        slot = begins.cumsum(-1) - 1
-        first = torch.full_like(start, keys).scatter_reduce(-1, slot, start, "amin")
-        last = torch.zeros_like(stop).scatter_reduce(-1, slot, reach, "amax")
-        return cls(first, last.masked_fill(first >= keys, keys), keys)
+        # Of sorted starts and stops, a start beyond the stop before it finds every interval ended: a run begins there.
+        start, stop = start.sort(dim=-1).values, stop.sort(dim=-1).values
+        within = start[..., 1:] <= stop[..., :-1]
+        start[..., 1:].masked_fill_(within, keys)
+        stop[..., :-1].masked_fill_(within, keys)
+        return cls(start.sort(dim=-1).values, stop.sort(dim=-1).values, keys)
 
     @classmethod
     def of_flags(
