@@ -1,0 +1,249 @@
+"""The page in a browser: what people can do with it, and what hostile text cannot."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from qkv.lens.page import View, write_page
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path")
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
+PWN = "</script><img src=x onerror=\"window.__pwned=1;alert(1)\"><svg onload='window.__pwned=1'>"
+WORDS = ["[CLS]", "mickey", "mouse", "is", "my", "favourite", "[SEP]"]
+HANZI = list("猫在谷仓里追老鼠。")
+HOSTILE = [PWN, "", "\0", "\ud800", "שלום", "\u202eevil", "👩‍👩‍👧", "w" * 5000, "&lt;", "\u2028", " ", "{{data}}"]
+
+
+def softmax(shape, seed):
+    weights = np.exp(2 * np.random.default_rng(seed).standard_normal(shape, dtype=np.float32))
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def view(title, tokens, seed=0):
+    return View(title, tokens, softmax((3, 4, len(tokens), len(tokens)), seed), start=(1, 2))
+
+
+SENTENCES = [view("Mickey Mouse is my favourite.", WORDS), view("猫在谷仓里追老鼠。", HANZI, seed=1)]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser, tmp_path):
+    """Open the page of some views; afterwards nothing went wrong in it and it asked for nothing."""
+    complaints, asked, contexts = [], [], []
+
+    def open_page(views=SENTENCES, title="A model", **context):
+        path = tmp_path / "page.html"
+        write_page(path, views, title=title, subtitle=title)
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, "locale": "en-US", **context})
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(path.as_uri())
+        page.wait_for_selector("html[data-drawn]")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert complaints == []
+    assert [address for address in asked if not address.startswith(("file:", "data:,"))] == []
+
+
+def bars(page):
+    return [tuple(item.inner_text().split("\n")) for item in page.locator("#bars li").all()]
+
+
+def expected(values, tokens):
+    order = sorted(range(len(values)), key=lambda i: -values[i])[:10]
+    return [(tokens[i], float(values[i])) for i in order]
+
+
+def assert_shows(shown, wanted):
+    assert [label for label, _ in shown] == [label for label, _ in wanted]
+    for (_, text), (_, value) in zip(shown, wanted, strict=True):
+        number = 0.01 if text == "<0.01%" else float(text.rstrip("%"))
+        assert abs(number - 100 * value) <= 0.005 + 0.0017
+
+
+def over_cell(page, query, key):
+    """Move the pointer over a cell of the large map; -1 stands for its label."""
+    canvas = page.locator("#map")
+    box = canvas.bounding_box()
+    left, top, cell = (float(canvas.get_attribute(f"data-{name}")) for name in ("left", "top", "cell"))
+    x = left / 2 if key < 0 else left + (key + 0.5) * cell
+    y = top / 2 if query < 0 else top + (query + 0.5) * cell
+    page.mouse.move(box["x"] + x, box["y"] + y)
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
+def names(page):
+    return page.locator("#layer").inner_text(), page.locator("#head").inner_text()
+
+
+def test_hovering_a_token_shows_the_numbers_given(visit):
+    page = visit()
+    for query in (0, 2, 6):
+        page.locator(f'.token[data-token="{query}"]').hover()
+        assert page.locator("#row-name").inner_text().split() == [WORDS[query], "looks", "at"]
+        assert_shows(bars(page), expected(SENTENCES[0].weights[1, 2, query], WORDS))
+
+
+def test_hovering_the_map_shows_a_cell_a_row_or_a_column(visit):
+    page = visit()
+    weights = SENTENCES[0].weights[1, 2]
+    over_cell(page, 3, 5)
+    label, number = page.locator("#reading").inner_text().rsplit(None, 1)
+    assert label == "is → favourite" and abs(float(number.rstrip("%")) - 100 * weights[3, 5]) < 0.007
+    assert_shows(bars(page), expected(weights[3], WORDS))
+    over_cell(page, 4, -1)
+    assert_shows(bars(page), expected(weights[4], WORDS))
+    over_cell(page, -1, 2)
+    assert page.locator("#row-name").inner_text().split() == ["Who", "looks", "at", "mouse"]
+    assert_shows(bars(page), expected(weights[:, 2], WORDS))
+    page.mouse.move(5, 5)
+    page.wait_for_function("() => document.getElementById('row-name').innerText.startsWith('mickey')")
+
+
+def test_the_keyboard_chooses_layer_head_cell_and_sentence(visit):
+    page = visit()
+    assert names(page) == ("Layer 1", "Head 2")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowUp")
+    assert names(page) == ("Layer 0", "Head 3")
+    page.keyboard.press("ArrowRight")
+    assert names(page) == ("Layer 0", "Head 0")
+    page.keyboard.press("ArrowUp")
+    assert names(page) == ("Layer 2", "Head 0")
+    assert "Layer 2, Head 0. mickey looks at: " in page.locator("#live").inner_text()
+    assert_shows(bars(page), expected(SENTENCES[0].weights[2, 0, 1], WORDS))
+
+    page.locator("#scroll").focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowRight")
+    assert "is looks at mouse: " in page.locator("#live").inner_text()
+    assert names(page) == ("Layer 2", "Head 0")
+    page.keyboard.press("Shift+ArrowRight")
+    assert names(page) == ("Layer 2", "Head 1")
+
+    page.keyboard.press("]")
+    page.wait_for_selector('html[data-drawn="1"]')
+    assert page.locator("#sentence").inner_text() == "猫在谷仓里追老鼠。"
+    assert_shows(bars(page), expected(SENTENCES[1].weights[1, 2, 0], HANZI))
+
+
+def test_tokens_answer_to_focus_and_to_touch(visit):
+    page = visit(has_touch=True)
+    page.locator('.token[tabindex="0"]').focus()
+    page.keyboard.press("ArrowRight")
+    assert "mouse looks at" in page.locator("#live").inner_text()
+    assert page.evaluate("() => document.activeElement.dataset.token") == "2"
+    page.locator('.token[data-token="5"]').tap()
+    assert_shows(bars(page), expected(SENTENCES[0].weights[1, 2, 5], WORDS))
+
+
+def test_every_control_and_every_row_has_a_name_for_screen_readers(visit):
+    page = visit()
+    nameless = "() => [...document.querySelectorAll('button,select,[role=img],[role=option],[role=application]')]"
+    nameless += ".filter((e) => !e.getAttribute('aria-label') && !e.innerText.trim() && !e.labels?.length).length"
+    assert page.evaluate(nameless) == 0
+    assert page.locator('.token[data-token="2"]').get_attribute("aria-label").startswith("mouse ")
+    page.locator("#views").select_option("1")
+    page.wait_for_selector('html[data-drawn="1"]')
+
+
+def test_zooming_scrolls_and_comes_back(visit):
+    tokens = [f"token{i}" for i in range(200)]
+    page = visit([view("many", tokens)])
+    size = "() => [document.getElementById('scroll').scrollWidth > document.getElementById('scroll').clientWidth]"
+    assert page.evaluate(size) == [False]
+    for _ in range(6):
+        page.keyboard.press("+")
+    assert page.evaluate(size) == [True]
+    page.locator("#scroll").focus()
+    for _ in range(3):
+        page.keyboard.press("ArrowDown")
+    over_cell(page, 2, 2)
+    assert page.locator("#reading b").count() == 1
+    page.keyboard.press("0")
+    assert page.evaluate(size) == [False]
+
+
+def test_light_and_dark_follow_the_system_and_the_switch(visit):
+    background = "() => getComputedStyle(document.body).backgroundColor"
+    light, dark = (visit(color_scheme=scheme).evaluate(background) for scheme in ("light", "dark"))
+    assert (light, dark) == ("rgb(250, 249, 246)", "rgb(16, 18, 24)")
+    page = visit(color_scheme="dark")
+    page.locator("#theme").click()
+    assert page.evaluate(background) == light
+    corner = "() => [...document.getElementById('map').getContext('2d').getImageData(3, 3, 1, 1).data]"
+    assert page.evaluate(corner) == [255, 255, 255, 255]
+
+
+def test_both_languages(visit):
+    page = visit()
+    assert page.locator("#heads-name").inner_text().startswith("All heads")
+    page.locator("#language").click()
+    assert page.locator("html").get_attribute("lang") == "zh-Hans"
+    assert page.locator("#heads-name").inner_text().startswith("全部注意力头")
+    assert names(page) == ("第 1 层", "第 2 头")
+    assert page.locator("#row-name").inner_text().split() == ["mickey", "关注"]
+    chinese = visit(locale="zh-CN")
+    assert chinese.locator("html").get_attribute("lang") == "zh-Hans"
+    words = "() => document.body.innerText"
+    english = {"All heads", "Layer", "Head", "Hover", "zoom", "Numbered", "Sentence", "Fit", "Dark"}
+    assert not [word for word in english if word in chinese.evaluate(words)]
+
+
+def test_hostile_text_stays_text(visit):
+    page = visit([view(PWN, HOSTILE), view("one", ["x"])], title=PWN)
+    tokens = page.locator(".token")
+    for i in range(len(HOSTILE)):
+        tokens.nth(i).hover()
+        over_cell(page, i, 0)
+    page.locator("#language").click()
+    page.locator("#theme").click()
+    page.keyboard.press("+")
+    assert page.evaluate("() => window.__pwned") is None
+    assert page.evaluate("() => document.querySelectorAll('img, svg, iframe, object').length") == 0
+    assert page.locator("#sentence").inner_text() == PWN
+    shown = [token.inner_text() for token in tokens.all()]
+    assert shown[:4] == [PWN, "∅", "\\x00", "\ufffd"]
+    page.keyboard.press("]")
+    page.wait_for_selector('html[data-drawn="1"]')
+    assert bars(page) == [("x", "100.00%")]
+
+
+@pytest.mark.parametrize("views", [SENTENCES, [view(PWN, HOSTILE)], [view("long", ["word"] * 300)]])
+@pytest.mark.parametrize("width", [400, 861, 3840])
+def test_no_width_overflows(visit, views, width):
+    page = visit(views, viewport={"width": width, "height": 900})
+    assert page.evaluate("() => document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
+    assert page.locator("#map").bounding_box()["width"] >= 300
+
+
+@pytest.mark.slow
+def test_512_tokens_and_72_heads_appear_within_a_second(visit):
+    tokens = [f"t{i}" for i in range(512)]
+    page = visit([View("long", tokens, softmax((6, 12, 512, 512), 0))])
+    first = [int(page.locator("html").get_attribute("data-first"))]
+    for _ in range(2):
+        page.reload()
+        page.wait_for_selector("html[data-drawn]")
+        first.append(int(page.locator("html").get_attribute("data-first")))
+    assert min(first) <= 1000

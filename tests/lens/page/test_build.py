@@ -1,0 +1,306 @@
+"""The page as a file: what is in it, how exactly, how large, and how it reaches the disk."""
+
+import base64
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qkv.errors import ArgumentError, FileError, KindError, ShapeError
+from qkv.lens.page import View, render_page, write_page
+
+HOSTILE = [
+    "</script><img src=x onerror=alert(1)>",
+    "<!--<script>",
+    "{{script}}",
+    "&lt;&amp;",
+    "\u2028\u2029",
+    "\0",
+    "\ud800",
+    "\u202eright to left",
+    "",
+    "猫",
+    "👩‍👩‍👧",
+    "w" * 10_000,
+]
+
+
+def softmax(shape, seed=0, spread=1.0):
+    scores = spread * np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def view(length=5, **changes):
+    given = {"title": "a sentence", "tokens": [f"t{i}" for i in range(length)]}
+    return View(**{**given, "weights": softmax((2, 3, length, length)), **changes})
+
+
+class Elements(HTMLParser):
+    def __init__(self, page):
+        super().__init__()
+        self.found, self.text, self.open = [], {}, -1
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.found.append((tag, dict(attributes)))
+        self.open = len(self.found) - 1
+
+    def handle_endtag(self, tag):
+        self.open = -1
+
+    def handle_data(self, data):
+        self.text[self.open] = self.text.get(self.open, "") + data
+
+    def all(self, tag):
+        return [(attributes, self.text.get(i, "")) for i, (name, attributes) in enumerate(self.found) if name == tag]
+
+
+def data_of(page):
+    [text] = [text for attributes, text in Elements(page).all("script") if attributes.get("id") == "data"]
+    return json.loads(text)
+
+
+def decode(view_data):
+    """The weights as page.js sees them."""
+    tokens = len(view_data["tokens"])
+    heads = []
+    for packed, step in zip(view_data["packed"], view_data["steps"], strict=True):
+        planes = np.frombuffer(zlib.decompress(base64.b64decode(packed), -15), np.uint8).astype(np.int64)
+        size = tokens * tokens
+        numbers = planes[:size] + (256 * planes[size:] if len(planes) > size else 0)
+        heads.append(numbers.reshape(tokens, tokens).T * step)
+    return np.stack(heads).reshape(view_data["layers"], view_data["heads"], tokens, tokens)
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 7, 64, 130])
+@pytest.mark.parametrize("spread", [0.0, 1.0, 8.0])
+def test_weights_come_back_within_the_stated_error(tokens, spread):
+    weights = softmax((2, 2, tokens, tokens), spread=spread)
+    weights[0, 0, 0] = 0
+    data = data_of(render_page([view(tokens, weights=weights)], title="t"))["views"][0]
+    assert np.abs(decode(data) - weights).max() <= data["error"] < 2e-5
+    assert (decode(data)[0, 0, 0] == 0).all()
+
+
+def test_a_small_budget_costs_exactness_and_says_so():
+    weights = softmax((2, 2, 128, 128))
+    exact, coarse = (
+        data_of(render_page([view(128, weights=weights)], title="t", budget=budget))["views"][0]
+        for budget in (2_850_000, 40_000)
+    )
+    assert exact["error"] < coarse["error"] < 0.05
+    assert np.abs(decode(coarse) - weights).max() <= coarse["error"]
+    assert sum(map(len, coarse["packed"])) <= 40_000
+
+
+def test_a_diffuse_head_keeps_its_shades_beside_a_sharp_one():
+    weights = np.stack([np.full((256, 256), 1 / 256, np.float32), softmax((256, 256), spread=6)])[None]
+    data = data_of(render_page([view(256, weights=weights)], title="t", budget=60_000))["views"][0]
+    np.testing.assert_allclose(decode(data)[0, 0], 1 / 256, rtol=0.05)
+
+
+def test_layers_may_be_computed_when_asked_for():
+    weights = softmax((3, 2, 9, 9))
+
+    class Lazy(Sequence):
+        asked = 0
+
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, layer):
+            if layer >= 3:
+                raise IndexError
+            self.asked += 1
+            return weights[layer]
+
+    lazy = Lazy()
+    page = render_page([view(9, weights=lazy)], title="t")
+    assert page == render_page([view(9, weights=weights)], title="t")
+    assert lazy.asked <= 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spread", [1.0, 3.0])
+def test_512_tokens_and_72_heads_fit_the_budget(tmp_path, spread):
+    weights = softmax((6, 12, 512, 512), spread=spread)
+    start = time.perf_counter()
+    size = write_page(tmp_path / "page.html", [view(512, weights=weights)], title="t")
+    assert time.perf_counter() - start <= 3
+    assert size == (tmp_path / "page.html").stat().st_size <= 3_000_000
+    data = data_of((tmp_path / "page.html").read_text())["views"][0]
+    assert np.abs(decode(data) - weights).max() <= data["error"] < 0.01
+
+
+def test_hostile_text_adds_no_element():
+    tame = Elements(render_page([view(len(HOSTILE))], title="t", subtitle="s"))
+    page = render_page(
+        [view(len(HOSTILE), title=HOSTILE[0] * 2, tokens=HOSTILE)], title=f"</title>{HOSTILE[0]}", subtitle=HOSTILE[0]
+    )
+    page.encode("utf-8")
+    wild = Elements(page)
+    assert [tag for tag, _ in wild.found] == [tag for tag, _ in tame.found]
+    assert [attributes for attributes, _ in wild.all("script")] == [{"type": "application/json", "id": "data"}, {}]
+    [(_, data)] = [script for script in wild.all("script") if script[0]]
+    assert data.isascii() and not re.search(r"[<>&\x00-\x1f]", data)
+    tokens = json.loads(data)["views"][0]["tokens"]
+    assert tokens[:-1] == HOSTILE[:-1]
+    assert tokens[-1] == "w" * 199 + "…"
+
+
+def test_the_policy_allows_only_the_pages_own_script_and_style():
+    elements = Elements(render_page([view()], title="t"))
+    [policy] = [a["content"] for a, _ in elements.all("meta") if a.get("http-equiv") == "Content-Security-Policy"]
+    rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
+    scripts = [text for attributes, text in elements.all("script") if not attributes]
+    for rule, [text] in (("script-src", scripts), ("style-src", [text for _, text in elements.all("style")])):
+        assert rules[rule] == f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+    assert rules["default-src"] == rules["base-uri"] == rules["form-action"] == "'none'"
+    assert not any(name.startswith("on") or name == "style" for _, given in elements.found for name in given)
+
+
+def test_the_page_names_no_address():
+    page = render_page([view()], title="t")
+    assert "http://" not in page and "https://" not in page and "@import" not in page and "url(" not in page
+    assert {a["href"] for _, a in Elements(page).found if "href" in a} == {"data:,"}
+    assert not [a for _, a in Elements(page).found if "src" in a]
+
+
+def test_nothing_from_the_page_inserts_markup():
+    script = resources.files("qkv.lens.page").joinpath("page.js").read_text(encoding="utf-8")
+    assert not re.search(r"(inner|outer|insertAdjacent)HTML|document\.write|\beval\(|new Function|fetch\(", script)
+
+
+def test_writing_twice_replaces_a_page_of_qkvs_own(tmp_path):
+    path = tmp_path / "page.html"
+    write_page(path, [view()], title="first")
+    path.chmod(0o640)
+    write_page(path, [view()], title="second")
+    assert "second" in path.read_text()
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_foreign_file_is_refused_unless_told(tmp_path):
+    path = tmp_path / "mine.html"
+    path.write_text("<p>mine</p>")
+    with pytest.raises(FileExistsError, match=r"write_page: path must be new or a page of qkv's own; got .*mine.html"):
+        write_page(path, [view()], title="t")
+    assert path.read_text() == "<p>mine</p>"
+    write_page(path, [view()], title="t", overwrite=True)
+    assert "qkv" in path.read_text()
+
+
+def test_a_write_killed_half_way_leaves_the_old_page(tmp_path):
+    path = tmp_path / "page.html"
+    write_page(path, [view()], title="old")
+    old = path.read_bytes()
+    program = (
+        "import os, sys, numpy as np\n"
+        "from qkv.lens.page import View, write_page\n"
+        "os.fsync = lambda handle: os._exit(9)\n"
+        "write_page(sys.argv[1], [View('new', ['a'], np.ones((1, 1, 1, 1), 'f4'))], title='new')\n"
+    )
+    source = Path(__file__).parents[3] / "src"
+    run = subprocess.run([sys.executable, "-c", program, path], env={**os.environ, "PYTHONPATH": str(source)})
+    assert run.returncode == 9
+    assert path.read_bytes() == old
+
+
+def test_a_failed_write_leaves_no_rubbish(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(FileError, match=r"write_page: path must be writable; got .*Permission denied"):
+        write_page(tmp_path / "page.html", [view()], title="t")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_link_is_written_through(tmp_path):
+    write_page(tmp_path / "real.html", [view()], title="t")
+    (tmp_path / "link.html").symlink_to("real.html")
+    write_page(tmp_path / "link.html", [view()], title="through")
+    assert (tmp_path / "link.html").is_symlink() and "through" in (tmp_path / "real.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("place", "text"),
+    [
+        ("no/page.html", r"write_page: path must lie in a folder that exists; got '.*page\.html' \(create .*\)"),
+        (".", r"write_page: path must be a file; got .* \(name a file, such as page\.html\)"),
+    ],
+)
+def test_paths_that_cannot_be_a_page(tmp_path, place, text):
+    with pytest.raises(FileError, match=text):
+        write_page(tmp_path / place, [view()], title="t")
+
+
+def nan():
+    weights = softmax((1, 2, 5, 5))
+    weights[0, 1, 2, 3] = np.nan
+    return weights
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "text"),
+    [
+        ({"tokens": []}, ShapeError, "View: tokens must hold at least one token; got none"),
+        ({"weights": []}, ShapeError, "View: weights must hold at least one layer; got none"),
+        (
+            {"weights": softmax((1, 1, 4, 5))},
+            ShapeError,
+            r"View: weights must be \[layers, heads, 5, 5\]; got \[1, 4, 5\] in layer 0",
+        ),
+        ({"weights": softmax((1, 5, 5))}, ShapeError, r"got \[5, 5\] in layer 0 \(one row and one column per token\)"),
+        (
+            {"weights": [softmax((2, 5, 5)), softmax((1, 5, 5))]},
+            ShapeError,
+            r"View: weights must have as many heads in each layer; got \[2, 1\]",
+        ),
+        (
+            {"weights": np.ones((1, 1, 5, 5), int)},
+            KindError,
+            r"View: weights must be floating point; got int64 \(use astype",
+        ),
+        ({"weights": nan()}, ArgumentError, r"View: weights must lie between 0 and 1; got NaN \(layer 0, head 1; pass"),
+        ({"weights": -softmax((1, 1, 5, 5))}, ArgumentError, "View: weights must lie between 0 and 1; got -"),
+        (
+            {"start": (0, 9)},
+            ArgumentError,
+            r"View: start must be a layer and a head; got \(0, 9\) \(2 layers of 3 heads",
+        ),
+    ],
+)
+def test_views_that_are_refused(changes, error, text):
+    with pytest.raises(error, match=text):
+        render_page([view(**changes)], title="t")
+
+
+@pytest.mark.parametrize(
+    ("views", "options", "error", "text"),
+    [
+        ([], {"title": "t"}, ArgumentError, "render_page: views must hold at least one view; got none"),
+        (
+            [view()],
+            {"title": "t", "budget": 10},
+            ArgumentError,
+            "render_page: budget must hold 2 layers of 3 heads over 5 tokens; got 10 bytes",
+        ),
+    ],
+)
+def test_pages_that_are_refused(views, options, error, text):
+    with pytest.raises(error, match=text):
+        render_page(views, **options)
