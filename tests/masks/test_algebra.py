@@ -23,14 +23,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module")
 CORNER = torch.eye(3, dtype=torch.bool)
 
 
-@settings(max_examples=500)
+@settings(max_examples=300)
 @given(st.data())
 def test_a_mask_means_what_it_says_and_its_runs_are_sound(data: st.DataObject) -> None:
     grid = data.draw(grids())
     assert_sound(data.draw(leaves(grid)), data.draw(st.integers(1, 6)), grid)
 
 
-@settings(max_examples=500)
+@settings(max_examples=300)
 @given(st.data())
 def test_a_tree_of_masks_has_sound_runs(data: st.DataObject) -> None:
     grid = data.draw(grids())

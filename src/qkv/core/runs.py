@@ -63,6 +63,10 @@ class Runs:
         return (self.stop - self.start).sum(dim=-1)
 
     def __invert__(self) -> "Runs":
+        return self.complement()
+
+    def complement(self) -> "Runs":
+        """Give the keys outside: `~runs`, by a name that torch.compile can trace."""
         start = F.pad(self.stop, (1, 0), value=0)
         stop = F.pad(self.start, (0, 1), value=self.keys)
         # What lies between sorted runs is sorted; only the interval before a run at key 0 is empty and out of order.
@@ -84,6 +88,6 @@ class Runs:
             stop = torch.minimum(self.stop[..., :, None], other.stop[..., None, :]).flatten(-2)
             met = Runs.make(start, stop, self.keys)
         else:
-            met = ~(~self | ~other)
+            met = (self.complement() | other.complement()).complement()
         # Two sorted lists of runs meet at most `slots` times.
         return Runs(met.start[..., :slots], met.stop[..., :slots], self.keys)

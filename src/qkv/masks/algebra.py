@@ -194,7 +194,10 @@ class Or(_Pair):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Not(Mask):
-    """Pairs that a mask does not let meet."""
+    """Pairs that a mask does not let meet.
+
+    torch.compile cannot trace `~` on an object: inside a compiled function write `Not(mask)`, or make `~mask` outside.
+    """
 
     inner: Mask
 
@@ -210,7 +213,7 @@ class Not(Mask):
 
     def runs(self, block: int, grid: Grid) -> tuple[Runs, Runs]:
         some, every = self.inner.runs(block, grid)
-        return ~every, ~some
+        return every.complement(), some.complement()
 
     def __repr__(self) -> str:
         return f"~{self.inner}"
