@@ -6,8 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import Case, assert_sound, grids, leaves, trees, whole
 
+from qkv.core.card import Card
 from qkv.core.types import Grid
 from qkv.errors import KindError
+from qkv.masks import blocks as blocks_file
+from qkv.masks import causal as causal_file
+from qkv.masks import dense as dense_file
+from qkv.masks import documents as documents_file
+from qkv.masks import padding as padding_file
+from qkv.masks import prefix as prefix_file
+from qkv.masks import window as window_file
 from qkv.masks.algebra import IntervalMask, Mask
 from qkv.masks.blocks import bigbird
 from qkv.masks.causal import causal
@@ -21,6 +29,7 @@ from qkv.masks.window import window
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module")
 
 CORNER = torch.eye(3, dtype=torch.bool)
+FILES = (blocks_file, causal_file, dense_file, documents_file, padding_file, prefix_file, window_file)
 
 
 @settings(max_examples=300)
@@ -58,6 +67,14 @@ def test_masks_answer_on_the_meta_device(data: st.DataObject) -> None:
     assert tile.device.type == "meta" and tile.shape == here.shape
     for planned, real in zip(mask.runs(block, there), mask.runs(block, grid), strict=True):
         assert planned.start.device.type == "meta" and planned.start.shape == real.start.shape
+
+
+@pytest.mark.parametrize("card", [card for file in FILES for card in file.CARDS], ids=lambda card: card.name)
+def test_every_card_builds_a_mask_that_hides_some_pairs_only(card: Card) -> None:
+    grid = Grid((2,), 2, 5, 7)
+    mask = card.build()
+    assert_sound(Case(mask), 2, grid)
+    assert 0 < whole(mask, grid).float().mean() < 1
 
 
 def test_two_interval_masks_meet_in_one_exactly() -> None:

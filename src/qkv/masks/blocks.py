@@ -181,7 +181,7 @@ CARDS = (
         equation="layout of the head at (i // size, j // size)",
         paper="Child et al. 2019, arXiv:1904.10509",
         cost="size² for each marked block",
-        build=lambda: blocks((torch.arange(256).view(2, 8, 8) * 7) // 4 % 3 == 0, 2),
+        build=lambda: blocks(torch.arange(512).view(2, 16, 16) % 3 > 0, 1),
     ),
     Card(
         name="BigBird",
@@ -189,6 +189,6 @@ CARDS = (
         equation="window of blocks ∪ global blocks ∪ random blocks",
         paper="Zaheer et al. 2020, arXiv:2007.14062",
         cost="queries × block × (window + global + random)",
-        build=lambda: bigbird(2, random=1),
+        build=lambda: bigbird(1, random=1),
     ),
 )
