@@ -10,12 +10,13 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src"
 
 CHOICES = {"scores", "positions", "masks", "selections"}
-ATTENTION = {"errors", "core", "backends", "plan", "attention", "explanation", "mechanisms"} | CHOICES
+ATTENTION = {"errors", "files", "core", "backends", "plan", "attention", "explanation", "mechanisms"} | CHOICES
 EVERYTHING = ATTENTION | {"models", "text", "training", "lens", "labs", "integrations"}
 
 # Each part of the package, and the other parts it may import.
 MAY_IMPORT = {
     "errors": set(),
+    "files": {"errors"},
     "core": {"errors"},
     **{choice: {"errors", "core"} for choice in CHOICES},
     "backends": {"errors", "core"} | CHOICES,
@@ -26,7 +27,7 @@ MAY_IMPORT = {
     "models": ATTENTION,
     "text": ATTENTION,
     "training": ATTENTION,
-    "lens": {"errors", "core", "attention"},
+    "lens": {"errors", "files", "core", "attention"},
     "labs": EVERYTHING - {"labs", "integrations"},
     "integrations": EVERYTHING - {"labs", "integrations"},
     "cli": EVERYTHING,

@@ -240,7 +240,7 @@ def test_a_link_is_written_through(tmp_path):
     ("place", "text"),
     [
         ("no/page.html", r"write_page: path must lie in a folder that exists; got '.*page\.html' \(create .*\)"),
-        (".", r"write_page: path must be a file; got .* \(name a file, such as page\.html\)"),
+        (".", r"write_page: path must be a file; got .* \(it is a folder or a device\)"),
     ],
 )
 def test_paths_that_cannot_be_a_page(tmp_path, place, text):

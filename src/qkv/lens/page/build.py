@@ -11,7 +11,6 @@ import json
 import math
 import os
 import re
-import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from qkv.errors import ArgumentError, FileError, KindError, ShapeError, must
+from qkv.files import write_whole
 
 # Steps are powers of 2^(1/OCTAVE): from 1/8, past which a picture says nothing, to 1/32,768.
 FINEST, COARSEST, OCTAVE = 240, 48, 16
@@ -107,9 +107,7 @@ def write_page(
     named = repr(os.fspath(path))
     if not target.parent.is_dir():
         raise FileError(must("write_page", "path", "lie in a folder that exists", named, f"create {target.parent}"))
-    if target.exists() and not target.is_file():
-        raise FileError(must("write_page", "path", "be a file", named, "name a file, such as page.html"))
-    if target.exists() and not overwrite and not _is_own(target):
+    if target.is_file() and not overwrite and not _is_own(target):
         raise PageExistsError(
             must(
                 "write_page",
@@ -120,33 +118,8 @@ def write_page(
             )
         )
     content = render_page(views, title=title, subtitle=subtitle, budget=budget).encode("utf-8")
-    _replace_file(target, content)
+    write_whole("write_page", path, content, overwrite=True)
     return len(content)
-
-
-def _replace_file(target: Path, content: bytes) -> None:
-    """Put `content` at `target` in one step; a crash half-way leaves the old file."""
-    if target.exists():
-        mode = target.stat().st_mode & 0o777
-    else:
-        mask = os.umask(0)
-        os.umask(mask)
-        mode = 0o666 & ~mask
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{target.name[:100]}.", suffix=".tmp", dir=target.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, mode)
-            os.replace(temporary, target)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise FileError(must("write_page", "path", "be writable", repr(str(target)), reason)) from error
 
 
 def _is_own(target: Path) -> bool:

@@ -1,0 +1,42 @@
+"""Files written whole or not at all. A leaf beside errors."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from qkv.errors import FileError, must
+
+
+def write_whole(function: str, path: str | os.PathLike[str], content: bytes, *, overwrite: bool) -> None:
+    """Write a file in one step: under a temporary name beside it, synced, renamed. A crash half-way leaves the old file.
+
+    Raises: FileError, naming `function`, if the path exists and may not be overwritten, is a folder, or cannot be
+    written.
+    """
+    target = Path(os.path.realpath(path))
+    named = repr(os.fspath(path))
+    if target.is_dir() or (target.exists() and not target.is_file()):
+        raise FileError(must(function, "path", "be a file", named, "it is a folder or a device"))
+    if target.exists() and not overwrite:
+        raise FileError(must(function, "path", "be new", named, "the file exists: choose another name or move it away"))
+    try:
+        mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask()
+        handle, temporary = tempfile.mkstemp(prefix=f".{target.name[:100]}.", suffix=".tmp", dir=target.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, mode)
+            os.replace(temporary, target)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise FileError(must(function, "path", "be writable", named, error.strerror or error)) from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
