@@ -20,8 +20,8 @@ def refuses(call: Call) -> str | None:
         return f"it selects by softmax alone, not by {call.select}"
     if call.dropout:
         return "its dropout is not the function of (seed, batch, head, query, key) that every path of qkv shares"
-    if call.bias is not None and call.query.dtype in (torch.float16, torch.bfloat16):
-        return f"it would round the bias to {call.query.dtype}"
+    if call.bias is not None and _dtype(call) in (torch.float16, torch.bfloat16):
+        return f"it would round the bias to {_dtype(call)}"
     if 0 in (*call.query.shape, *call.key.shape, *call.value.shape):
         return "there are no pairs, or no features"
     return None
@@ -29,6 +29,12 @@ def refuses(call: Call) -> str | None:
 
 def _pair(call: Call) -> Pair:
     return call.score.pair(call.query.shape[-1], call.key.shape[-1])
+
+
+def _dtype(call: Call) -> torch.dtype:
+    """Tell what SDPA runs in. On the CPU float16 is no faster than float32, and the weights would be rounded to it."""
+    slow = call.query.dtype == torch.float16 and call.grid.device.type == "cpu"
+    return torch.float32 if slow else call.query.dtype
 
 
 def run(call: Call) -> tuple[Tensor, None]:
@@ -48,7 +54,7 @@ def run(call: Call) -> tuple[Tensor, None]:
     # PyTorch's paths disagree on a row that sees nothing, so such a row sees everything here, and is emptied after.
     sees = seen.any(-1, keepdim=True)
     seen = seen | ~sees
-    mask = seen if bias is None else torch.where(seen, torch.where(sees, bias, 0), -torch.inf).to(query.dtype)
+    mask = seen if bias is None else torch.where(seen, torch.where(sees, bias, 0), -torch.inf).to(_dtype(call))
     output = _sdpa(call, query, key, value, mask, pair.scale, causal=False)
     return torch.where(sees, output, 0), None
 
@@ -63,6 +69,7 @@ def _sdpa(
 ) -> Tensor:
     """Call SDPA on four dimensions, which its fast paths want."""
     grid, batch = call.grid, len(call.grid.batch)
+    query, key, value = (x.to(_dtype(call)) for x in (query, key, value))
     if batch != 1:
         if mask is not None and mask.ndim > 3:
             mask = mask.expand(*grid.batch, *mask.shape[-3:]).flatten(0, batch - 1)
@@ -73,6 +80,7 @@ def _sdpa(
         output = F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=call.group > 1
         )
+    output = output.to(call.value.dtype)
     return output if batch == 1 else output.reshape(*grid.batch, *output.shape[1:])
 
 

@@ -26,7 +26,7 @@ class AttentionMap:
     """The weights [*batch, heads, queries, keys] of a call, before dropout.
 
     Keeps the prepared query and key and a few numbers a row, never queries × keys. Whatever is asked is computed in
-    tiles. `row`, `dense`, `entropy` and `received` are differentiable when the inputs require gradients.
+    tiles. `row`, `dense`, `scores`, `entropy` and `received` are differentiable when the inputs require gradients.
     Indexing gives a tile: `map[0, 3, :5, 10:20]`.
 
     Cost: O((queries + keys)·dim) memory; each question O(queries·keys·dim) time, or less where it needs less.
@@ -60,6 +60,15 @@ class AttentionMap:
         """
         self._check_size("AttentionMap.dense", self.grid.queries, self.grid.keys, limit)
         return torch.cat([weights for _, weights, _ in self._blocks()], dim=-2)
+
+    def scores(self, *, limit: int = DENSE_BYTES) -> Float[Tensor, "*batch heads queries keys"]:
+        """Compute every score as the selection sees it: capped, biased, −inf where the mask hides a pair.
+
+        Cost: O(queries·keys) memory for each head.
+        Raises: ArgumentError if that would take more than `limit` bytes.
+        """
+        self._check_size("AttentionMap.scores", self.grid.queries, self.grid.keys, limit)
+        return torch.cat([self._scores(rows) for rows in self._row_blocks()], dim=-2)
 
     def row(self, query: int) -> Float[Tensor, "*batch heads keys"]:
         """Compute the weights of one query; a negative number counts from the last. Cost: O(keys·dim)."""
@@ -189,14 +198,18 @@ class AttentionMap:
 
     def _blocks(self) -> Iterator[tuple[Tensor, Tensor, Summary]]:
         """Go through all rows, a block at a time: their indices, weights and summary, which is kept."""
-        numbers = _product(self.shape[:-2]) * self.grid.keys * self.pair.held
         fresh = []
-        for rows in self.grid.rows().split(max(1, TILE_NUMBERS // max(1, numbers))):
+        for rows in self._row_blocks():
             weights, summary = self._rows(rows)
             fresh.append(tuple(part.detach() for part in summary))
             yield rows, weights, summary
         if self.kept is None:
             self.kept = tuple(torch.cat(parts, dim=-1) for parts in zip(*fresh, strict=True))
+
+    def _row_blocks(self) -> tuple[Tensor, ...]:
+        """Split all rows into blocks that one tile can hold."""
+        numbers = _product(self.shape[:-2]) * self.grid.keys * self.pair.held
+        return self.grid.rows().split(max(1, TILE_NUMBERS // max(1, numbers)))
 
     def _settle(self) -> None:
         """Draw what is drawn by chance, once."""
@@ -234,7 +247,8 @@ class AttentionMap:
         bytes_ = _product(self.shape[:-2]) * rows * columns * wide(self.query.dtype).itemsize
         if bytes_ > limit:
             fix = "ask for less: map[..., :64, :64], map.row(i), map.pooled(512, 512), map.head(0)"
-            fix = f"dense(limit={bytes_}), or {fix}" if function.endswith("dense") else fix
+            method = function.rpartition(".")[2]
+            fix = f"{method}(limit={bytes_}), or {fix}" if method in ("dense", "scores") else fix
             raise ArgumentError(must(function, "the weights", f"fit in {limit:,} bytes", f"{bytes_:,}", fix))
 
 

@@ -6,7 +6,7 @@ scores become weights. Each is a small object that knows nothing of the others.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -129,6 +129,7 @@ class CappedPair:
 Pair: TypeAlias = DotPair | AdditivePair | CappedPair
 
 
+@runtime_checkable
 class Score(Protocol):
     """How a query meets a key: prepare both once, then meet them pairwise."""
 
@@ -147,6 +148,7 @@ class Score(Protocol):
         ...
 
 
+@runtime_checkable
 class Bias(Protocol):
     """What is added to a score because of where the pair stands."""
 
@@ -161,6 +163,7 @@ class Bias(Protocol):
         ...
 
 
+@runtime_checkable
 class Mask(Protocol):
     """Which pairs may meet. True = may attend."""
 

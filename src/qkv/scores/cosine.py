@@ -62,7 +62,7 @@ def cosine(temperature: float | Float[Tensor, "*heads"] = 0.1) -> Cosine:
         if temperature.ndim > 1:
             raise ShapeError(must("cosine", "temperature", "have the shape [] or [heads]", list(temperature.shape)))
     else:
-        check_number("cosine", "temperature", temperature, "a finite number > 0", above=0)
+        check_number("cosine", "temperature", temperature, "a finite number > 0", above=0.0)
     return Cosine(temperature)
 
 

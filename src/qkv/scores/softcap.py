@@ -39,7 +39,7 @@ def soft_cap(score: Score, cap: float) -> SoftCap:
     Cost: one tanh a pair more.
     Raises: KindError, ArgumentError if the cap is not a finite number > 0.
     """
-    check_number("soft_cap", "cap", cap, "a finite number > 0", above=0)
+    check_number("soft_cap", "cap", cap, "a finite number > 0", above=0.0)
     return SoftCap(score, float(cap))
 
 
