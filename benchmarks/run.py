@@ -1,0 +1,167 @@
+"""`make bench` (or `make bench CASE=name`): each case against its peers, in the same run, after a check that they agree.
+
+Peers take turns, so that a busy machine slows them alike; the table gives medians, their spread and the ratio. One
+thread unless THREADS says otherwise.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from torch.nn import functional as F
+from torch.nn.attention.flex_attention import create_block_mask
+
+import qkv
+
+RESULTS = Path(__file__).parent / "results.json"
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is compared: ours against each peer, `calls` at a time; `agree` raises unless they give the same."""
+
+    name: str
+    ours: Callable[[], object]
+    peers: dict[str, Callable[[], object]]
+    agree: Callable[[], None]
+    calls: int = 1
+
+
+def inputs(*shape: int) -> list[torch.Tensor]:
+    return [torch.randn(*shape) for _ in range(3)]
+
+
+def same(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def small_call() -> Case:
+    query, key, value = inputs(1, 8, 128, 64)
+    ours, sdpa = lambda: qkv.attend(query, key, value), lambda: F.scaled_dot_product_attention(query, key, value)
+    return Case("call, 128 keys", ours, {"SDPA": sdpa}, lambda: same(ours(), sdpa()), calls=50)
+
+
+def small_call_with_mask() -> Case:
+    query, key, value = inputs(1, 8, 128, 64)
+    mask = qkv.causal()
+    ours = lambda: qkv.attend(query, key, value, mask=mask)  # noqa: E731
+    sdpa = lambda: F.scaled_dot_product_attention(query, key, value, is_causal=True)  # noqa: E731
+    return Case("causal call, 128 keys", ours, {"SDPA": sdpa}, lambda: same(ours(), sdpa()), calls=50)
+
+
+def dense() -> Case:
+    query, key, value = inputs(1, 8, 1024, 64)
+    ours, sdpa = lambda: qkv.attend(query, key, value), lambda: F.scaled_dot_product_attention(query, key, value)
+    return Case("dense, 1,024 keys", ours, {"SDPA": sdpa}, lambda: same(ours(), sdpa()))
+
+
+def windowed() -> Case:
+    query, key, value = inputs(1, 8, 2048, 64)
+    mask = qkv.window(256)
+    spelled = mask.dense(2048, 2048)
+    ours = lambda: qkv.attend(query, key, value, mask=mask)  # noqa: E731
+    sdpa = lambda: F.scaled_dot_product_attention(query, key, value, attn_mask=spelled)  # noqa: E731
+    return Case("window 256 of 2,048 keys", ours, {"SDPA, mask given": sdpa}, lambda: same(ours(), sdpa()))
+
+
+def planning() -> Case:
+    mask, grid = qkv.causal() & qkv.window(257), qkv.Grid((), 1, 4096, 4096)
+
+    def visible(batch: object, head: object, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        return (key <= query) & (key > query - 257)
+
+    def theirs() -> object:
+        return create_block_mask(visible, None, None, 4096, 4096, device="cpu", BLOCK_SIZE=128)
+
+    def agree() -> None:
+        some, _ = mask.runs(128, grid)
+        blocks = some.cover().unflatten(-1, (-1, 128)).any(-1)
+        assert torch.equal(blocks, theirs().to_dense()[0, 0].bool())
+
+    return Case("planning, 4,096 × 4,096", lambda: mask.runs(128, grid), {"create_block_mask": theirs}, agree)
+
+
+def statistics_of_a_map() -> Case:
+    query, key, value = inputs(1, 1, 4096, 64)
+
+    def ours() -> object:
+        return qkv.attention_map(query, key).top_keys(8)
+
+    def sdpa() -> object:
+        return F.scaled_dot_product_attention(query, key, value)
+
+    def eager() -> object:
+        return (query @ key.mT / 8).softmax(-1).topk(8)
+
+    def agree() -> None:
+        same(qkv.attention_map(query, key).top_keys(8)[0], eager().values)
+
+    return Case("top 8 keys, 4,096 × 4,096", ours, {"softmax stored": eager, "SDPA output": sdpa}, agree)
+
+
+CASES = (small_call, small_call_with_mask, dense, windowed, planning, statistics_of_a_map)
+
+
+def seconds(call: Callable[[], object], calls: int) -> float:
+    start = time.process_time()
+    for _ in range(calls):
+        call()
+    return (time.process_time() - start) / calls
+
+
+def measure(case: Case, rounds: int) -> dict[str, list[float]]:
+    case.agree()
+    runs = {"qkv": case.ours, **case.peers}
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for round_ in range(rounds + 1):
+        for name, call in runs.items():
+            took = seconds(call, case.calls)
+            if round_:
+                times[name].append(took)
+    return times
+
+
+def main() -> None:
+    """Run the cases and print the table."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--case", default=os.environ.get("CASE", ""), help="run the cases whose name holds this")
+    options.add_argument("--rounds", type=int, default=9)
+    options.add_argument("--save", action="store_true", help=f"keep the ratios in {RESULTS.name}")
+    chosen = options.parse_args()
+    threads = int(os.environ.get("THREADS", "1"))
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    cases = [case for case in (make() for make in CASES) if chosen.case in case.name]
+    if not cases:
+        options.error(f"no case holds {chosen.case!r}: {', '.join(make().name for make in CASES)}")
+    title = f"processor time, {threads} thread{'s' * (threads > 1)}, medians of {chosen.rounds}, torch {torch.__version__}"
+    table = Table("case", "qkv, ms", "peer", "ms", "ratio", "spread", title=title)
+    table.columns[0].min_width = 24
+    results = {}
+    with Progress(transient=True) as progress:
+        for case in progress.track(cases):
+            times = measure(case, chosen.rounds)
+            ours = statistics.median(times["qkv"])
+            for peer in case.peers:
+                theirs = statistics.median(times[peer])
+                ratios = sorted(their / our for their, our in zip(times[peer], times["qkv"], strict=True))
+                spread = (ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4])
+                results[f"{case.name} / {peer}"] = round(theirs / ours, 3)
+                row = (f"{1e3 * ours:.3f}", peer, f"{1e3 * theirs:.3f}", f"{theirs / ours:.2f}")
+                table.add_row(case.name, *row, f"{spread[0]:.3g}–{spread[1]:.3g}")
+    Console().print(table)
+    if chosen.save:
+        RESULTS.write_text(json.dumps({"threads": threads, "torch": torch.__version__, "ratios": results}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

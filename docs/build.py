@@ -1,0 +1,36 @@
+"""`make docs`: write docs/mechanisms.md, the table of everything that qkv has, from the cards."""
+
+from pathlib import Path
+
+from qkv.core.card import cards
+
+TITLES = {
+    "score": "Scores: how a query meets a key · 打分",
+    "bias": "Biases: what position adds · 偏置",
+    "position": "Positions: what is done to the input · 位置",
+    "mask": "Masks: which pairs may meet · 掩码",
+    "selection": "Selections: how scores become weights · 选择",
+    "mechanism": "Mechanisms: what is built from them · 机制",
+}
+
+HEAD = """# Every mechanism · 全部机制
+
+Written by `make docs` from the cards that end each file. n queries, m keys, d the width of a head.
+"""
+
+
+def page() -> str:
+    """Write the page."""
+    everything = list(cards())
+    parts = [HEAD]
+    for kind, title in TITLES.items():
+        parts.append(f"## {title}\n\n| name | equation | cost | paper |\n|---|---|---|---|")
+        rows = [(card.name, card.equation, card.cost, card.paper) for card in everything if card.kind == kind]
+        parts[-1] += "".join("\n| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows) + "\n"
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    target = Path(__file__).parent / "mechanisms.md"
+    target.write_text(page(), encoding="utf-8")
+    print(f"docs: wrote {target}")

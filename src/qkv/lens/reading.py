@@ -1,0 +1,87 @@
+"""One text read by a model: its tokens, every layer's vectors and attention."""
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from qkv.core.map import AttentionMap
+from qkv.errors import ArgumentError, must
+
+
+@runtime_checkable
+class Encoded(Protocol):
+    """What a model tells of one pass: the vectors before and after each layer, and each layer's attention."""
+
+    hidden: Sequence[Float[Tensor, "batch positions width"]]
+    maps: Sequence[AttentionMap]
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """A model that can be read."""
+
+    def encode(self, tokens: Int[Tensor, "batch positions"], segments: Int[Tensor, "batch positions"]) -> Encoded:
+        """Run the model and keep what there is to see."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """One text as a model read it.
+
+    `hidden[0]` holds the vectors that enter the first layer, `hidden[i + 1]` those that leave layer i.
+    """
+
+    text: str
+    labels: list[str]
+    spans: list[tuple[int, int]]
+    special: list[bool]
+    hidden: list[Float[Tensor, "positions width"]]
+    maps: list[AttentionMap]
+
+    def weights(self, layer: int) -> Float[Tensor, "heads positions positions"]:
+        """Compute all weights of one layer. Cost: O(heads·positions²)."""
+        return self.maps[layer].dense()[0]
+
+
+@torch.no_grad()
+def read(model: Encoder, tokenizer: Tokenizer, text: str) -> Reading:
+    """Let a model read a text.
+
+    Raises: ArgumentError if the text holds no token, or more than the model has positions for.
+    """
+    if not text.strip():
+        raise ArgumentError(must("read", "text", "hold something to read", repr(text)))
+    encoding = tokenizer.encode(text.encode("utf-8", "replace").decode("utf-8"))
+    tokens, segments = torch.tensor([encoding.ids]), torch.tensor([encoding.type_ids])
+    seen = model.encode(tokens, segments)
+    special = [bool(flag) for flag in encoding.special_tokens_mask]
+    return Reading(
+        text=text,
+        labels=[
+            token if flag else label(token, text[start:stop])
+            for token, flag, (start, stop) in zip(encoding.tokens, special, encoding.offsets, strict=True)
+        ],
+        spans=list(encoding.offsets),
+        special=special,
+        hidden=[layer[0] for layer in seen.hidden],
+        maps=list(seen.maps),
+    )
+
+
+def label(token: str, written: str) -> str:
+    """Name a token as it was written in the text; the second and later parts of a word keep their ##."""
+    return f"##{written}" if token.startswith("##") else written or token
+
+
+def printable(text: str) -> str:
+    """Make a text safe to show in one line: what controls a terminal or the direction of writing becomes �."""
+    joiners = "\u200c\u200d"
+    unsafe = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
+    return "".join("�" if unicodedata.category(one) in unsafe and one not in joiners else one for one in text)

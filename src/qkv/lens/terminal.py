@@ -1,0 +1,153 @@
+"""Attention in the terminal: a heatmap of a head, the telling heads, a word across sentences."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console, Group, RenderableType
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+
+from qkv.lens.heads import Head, links
+from qkv.lens.reading import Reading, printable
+from qkv.lens.words import Comparison
+
+SHADES = " ░▒▓█"
+LABEL = 14
+"""Columns that a token may take before its row."""
+
+WIDEST_CELL = 6
+ROWS = 48
+"""Rows of a heatmap; a longer text is pooled."""
+
+
+def heatmap(reading: Reading, layer: int, head: int, width: int) -> RenderableType:
+    """Draw a head's weights as rows of coloured cells, queries down and keys across, at most `width` columns wide.
+
+    Cells hold the weight in percent where there is room for it, else a shade. A text too long for that is pooled: a
+    cell then shows the largest weight in its box.
+    """
+    seen = reading.maps[layer].head(head)
+    labels = [printable(label) for label in reading.labels]
+    count = len(labels)
+    margin = min(LABEL, max(cell_len(label) for label in labels)) + 1
+    title = Text(f"layer {layer}, head {head}: queries down, keys across", style="bold")
+    cell = min(WIDEST_CELL, (width - margin) // count)
+    if cell >= 3 and count <= ROWS:
+        weights = seen.dense()[0, 0]
+        header = Text(" " * margin)
+        for label in labels:
+            header.append(_fit(label, cell - 1) + " ", style="dim")
+        lines = [_row(_fit(label, margin - 1), row, cell) for label, row in zip(labels, weights, strict=True)]
+        return Group(title, header, *lines)
+    columns, rows = min(count, width - margin), min(count, ROWS)
+    weights = seen.pooled(rows, columns, reduce=torch.amax)[0, 0]
+    first = [-(-row * count // rows) for row in range(rows)]
+    lines = [
+        _row(_fit(labels[at], margin - 1), row, max(1, cell)) for at, row in zip(first, weights, strict=True)
+    ]
+    if rows < count or columns < count:
+        title.append(f" ({count} tokens in {rows} × {columns} boxes, the largest weight of each)", style="dim")
+    return Group(title, *lines)
+
+
+def _row(label: str, weights: Float[Tensor, " keys"], cell: int) -> Text:
+    line = Text(label + " ", style="none")
+    for weight in weights.tolist():
+        style = Style(bgcolor=_colour(weight), color="#ffffff" if weight > 0.45 else "#0b2545")
+        if cell >= 3:
+            percent = f"{100 * weight:.0f}" if weight >= 0.005 else ""
+            line.append(f"{percent:>{cell - 1}}"[-(cell - 1) :] + " ", style=style)
+        else:
+            line.append(SHADES[min(len(SHADES) - 1, int(weight**0.5 * len(SHADES)))] * cell, style=style)
+    return line
+
+
+def _fit(text: str, width: int) -> str:
+    """Cut or pad a text to a number of columns; wide characters take two."""
+    if cell_len(text) > width:
+        text = set_cell_size(text, width - 1) + "…" if width > 1 else set_cell_size(text, width)
+    return set_cell_size(text, width)
+
+
+def _colour(weight: float) -> str:
+    """Give the colour of a weight, from near white to deep blue; the root lets small weights be seen."""
+    share = min(1.0, max(0.0, weight)) ** 0.5
+    pale, deep = (247, 250, 253), (8, 64, 129)
+    return "#" + "".join(f"{round(low + (high - low) * share):02x}" for low, high in zip(pale, deep, strict=True))
+
+
+def telling_table(reading: Reading, chosen: dict[str, Head]) -> Table:
+    """List the telling heads, what they do in numbers, and their strongest links."""
+    table = Table(title=f"Telling heads in “{_short(reading.text)}”", title_justify="left", box=None, pad_edge=False)
+    for name, justify in (("", "left"), ("head", "left"), ("in numbers", "left"), ("strongest links", "left")):
+        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    numbers = {
+        "sharpest": lambda head: f"{head.entropy:.2f} nats",
+        "most diagonal": lambda head: f"{head.diagonal:.0%}",
+        "most on the previous token": lambda head: f"{head.previous:.0%}",
+        "most on [SEP]": lambda head: f"{head.separator:.0%}",
+    }
+    for name, head in chosen.items():
+        table.add_row(name, f"L{head.layer} H{head.head}", numbers[name](head), _links(reading, head))
+    return table
+
+
+def _links(reading: Reading, head: Head) -> str:
+    names = [printable(label) for label in reading.labels]
+    return ", ".join(f"{names[query]}→{names[key]} {weight:.0%}" for query, key, weight in links(reading, head))
+
+
+def comparison_table(readings: Sequence[Reading], word: str, comparison: Comparison, width: int) -> RenderableType:
+    """Show how a word's vectors compare at every two places, layer by layer: raw cosine, and centred."""
+    places = comparison.places
+    pairs = [(one, other) for one in range(len(places)) for other in range(one + 1, len(places))]
+    shown = Text()
+    for number, place in enumerate(places):
+        reading = readings[place.reading]
+        shown.append(f"  {_letter(number)}  ", style="bold")
+        shown.append(_excerpt(reading, place.tokens) + "\n")
+    title = Text(f"“{printable(word)}” in context: cosine of its vectors, as they are · centred", style="bold")
+    if not pairs:
+        note = Text("  it stands in one place only: give two sentences or more that hold it", style="dim")
+        return Group(title, shown, note)
+    fits = max(1, (width - 14) // 14)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("layer", no_wrap=True)
+    for one, other in pairs[:fits]:
+        table.add_column(f"{_letter(one)}–{_letter(other)}", justify="right", no_wrap=True)
+    for layer in range(comparison.raw.shape[0]):
+        cells = [
+            f"{comparison.raw[layer, one, other]:.3f} · {comparison.centred[layer, one, other]:+.2f}"
+            for one, other in pairs[:fits]
+        ]
+        table.add_row("embeddings" if layer == 0 else f"after L{layer - 1}", *cells)
+    note = "  Embeddings are static: there the vectors differ by position alone. Raw cosines are all high; centred ones tell."
+    if len(pairs) > fits:
+        note += f" {len(pairs) - fits} more pairs: --json FILE."
+    return Group(title, shown, table, Text(note, style="dim"))
+
+
+def _letter(number: int) -> str:
+    return chr(ord("A") + number) if number < 26 else f"#{number + 1}"
+
+
+def _excerpt(reading: Reading, tokens: Sequence[int]) -> Text:
+    start, stop = reading.spans[tokens[0]][0], reading.spans[tokens[-1]][1]
+    before, word, after = reading.text[:start], reading.text[start:stop], reading.text[stop:]
+    text = Text(printable(("…" if len(before) > 30 else "") + before[-30:]))
+    text.append(printable(word), style="bold underline")
+    return text.append(printable(after[:30] + ("…" if len(after) > 30 else "")))
+
+
+def _short(text: str) -> str:
+    text = printable(" ".join(text.split()))
+    return text if cell_len(text) <= 50 else set_cell_size(text, 49).rstrip() + "…"
+
+
+def console() -> Console:
+    """Open the terminal, 80 columns wide where its width is not known."""
+    return Console(highlight=False, emoji=False, markup=False)

@@ -1,0 +1,35 @@
+"""A text is read into tokens, vectors and maps."""
+
+import pytest
+import torch
+
+from qkv.errors import ArgumentError
+from qkv.lens.reading import printable, read
+
+
+def test_labels_are_as_written_and_keep_the_parts_of_words(model, tokenizer):
+    reading = read(model, tokenizer, "The Cat playing .")
+    assert reading.labels == ["[CLS]", "The", "Cat", "play", "##ing", ".", "[SEP]"]
+    assert reading.special == [True, False, False, False, False, False, True]
+    assert [reading.text[start:stop] for start, stop in reading.spans[1:3]] == ["The", "Cat"]
+    assert len(reading.hidden) == 3 and reading.hidden[0].shape == (7, 8)
+    torch.testing.assert_close(reading.weights(1).sum(-1), torch.ones(2, 7))
+
+
+def test_chinese_never_shows_as_a_broken_character(model, tokenizer):
+    assert read(model, tokenizer, "鼠标 cat 猫").labels == ["[CLS]", "鼠", "标", "cat", "猫", "[SEP]"]
+
+
+@pytest.mark.parametrize("text", ["", "  \n"])
+def test_an_empty_text_is_refused(model, tokenizer, text):
+    with pytest.raises(ArgumentError, match=r"^read: text must hold something to read; got '"):
+        read(model, tokenizer, text)
+
+
+def test_a_lone_surrogate_does_not_crash(model, tokenizer):
+    assert read(model, tokenizer, "cat \ud800").labels[1] == "cat"
+
+
+def test_printable_disarms_the_terminal_and_the_direction_of_writing():
+    assert printable("\x1b[31mred\u202e\x00\n") == "�[31mred���"
+    assert printable("鼠标 👩‍💻") == "鼠标 👩‍💻"
