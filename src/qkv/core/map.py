@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -11,7 +10,7 @@ from torch import Tensor
 from qkv.core.call import Call, exact
 from qkv.core.checks import check_whole
 from qkv.core.reference import hide_rows, score_tile, visible
-from qkv.core.types import Bias, Grid, Mask, Pair, Selection, Summary, wide
+from qkv.core.types import Grid, Pair, Selection, Summary, Tiles, wide
 from qkv.errors import ArgumentError, KindError, ShapeError, must
 
 TILE_NUMBERS = 1 << 21
@@ -35,8 +34,8 @@ class AttentionMap:
     query: Float[Tensor, "*batch heads queries dim"]
     key: Float[Tensor, "*batch key_heads keys dim"]
     pair: Pair
-    bias: Bias | None
-    mask: Mask | None
+    bias: Tiles | None
+    mask: Tiles | None
     select: Selection
     grid: Grid
     kept: Summary | None = None
@@ -138,13 +137,9 @@ class AttentionMap:
         """Narrow the map to one head, which stays as a dimension of 1."""
         index = _index("AttentionMap.head", "head", head, self.grid.heads)
         group = self.grid.heads // self.key.shape[-3]
-        narrowed = self._narrow(-3, index, replace(self.grid, heads=1))
-        return replace(
-            narrowed,
-            key=self.key.narrow(-3, index // group, 1),
-            select=self.select.head(index),
-            kept=None if self.kept is None else tuple(part.narrow(-2, index, 1) for part in self.kept),
-        )
+        key = self.key.narrow(-3, index // group, 1)
+        kept = None if self.kept is None else tuple(part.narrow(-2, index, 1) for part in self.kept)
+        return self._narrow(-3, index, replace(self.grid, heads=1), key, self.select.head(index), kept)
 
     def example(self, example: int) -> "AttentionMap":
         """Narrow the map to one example of the first batch dimension, which stays as a dimension of 1."""
@@ -152,12 +147,9 @@ class AttentionMap:
             raise ShapeError(must("AttentionMap.example", "the map", "have a batch", list(self.shape)))
         index = _index("AttentionMap.example", "example", example, self.grid.batch[0])
         dim = -3 - len(self.grid.batch)
-        narrowed = self._narrow(dim, index, replace(self.grid, batch=(1, *self.grid.batch[1:])))
-        return replace(
-            narrowed,
-            key=self.key.narrow(dim, index, 1),
-            kept=None if self.kept is None else tuple(part.narrow(dim + 1, index, 1) for part in self.kept),
-        )
+        key = self.key.narrow(dim, index, 1)
+        kept = None if self.kept is None else tuple(part.narrow(dim + 1, index, 1) for part in self.kept)
+        return self._narrow(dim, index, replace(self.grid, batch=(1, *self.grid.batch[1:])), key, self.select, kept)
 
     def __getitem__(self, index: object) -> Tensor:
         lead, rows, columns = self._split(index)
@@ -218,11 +210,13 @@ class AttentionMap:
                 for _ in self._blocks():
                     pass
 
-    def _narrow(self, dim: int, index: int, grid: Grid) -> "AttentionMap":
+    def _narrow(
+        self, dim: int, index: int, grid: Grid, key: Tensor, select: Selection, kept: Summary | None
+    ) -> "AttentionMap":
         """Narrow the query, and see bias and mask through a window on that dimension."""
-        bias: Any = None if self.bias is None else _Narrowed(self.bias, self.grid, dim, index)
-        mask: Any = None if self.mask is None else _Narrowed(self.mask, self.grid, dim, index)
-        return replace(self, query=self.query.narrow(dim, index, 1), bias=bias, mask=mask, grid=grid)
+        bias = None if self.bias is None else _Narrowed(self.bias, self.grid, dim, index)
+        mask = None if self.mask is None else _Narrowed(self.mask, self.grid, dim, index)
+        return AttentionMap(self.query.narrow(dim, index, 1), key, self.pair, bias, mask, select, grid, kept)
 
     def _split(self, index: object) -> tuple[tuple, int | slice, int | slice]:
         """Read an index as one for the leading dimensions, one for the rows and one for the columns."""
@@ -284,7 +278,7 @@ def _reach(call: Call) -> tuple[Tensor | None, Tensor | None]:
 class _Narrowed:
     """A bias or a mask of the whole grid, seen through one index of a leading dimension."""
 
-    inner: Bias | Mask
+    inner: Tiles
     whole: Grid
     dim: int
     index: int

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from qkv.core.call import Call, exact
 from qkv.core.dropout import draw_seed, drop
-from qkv.core.types import Grid, Mask, Pair, Summary, wide
+from qkv.core.types import Grid, Pair, Summary, Tiles, wide
 
 
 def attend(call: Call) -> tuple[Float[Tensor, "*batch heads queries value"], Summary]:
@@ -36,7 +36,7 @@ def attend(call: Call) -> tuple[Float[Tensor, "*batch heads queries value"], Sum
 
 
 def visible(
-    mask: Mask | None, bias: Tensor | None, rows: Int[Tensor, " rows"], columns: Int[Tensor, " columns"], grid: Grid
+    mask: Tiles | None, bias: Tensor | None, rows: Int[Tensor, " rows"], columns: Int[Tensor, " columns"], grid: Grid
 ) -> Bool[Tensor, "*lead rows columns"] | None:
     """Say which pairs of a tile may meet; None for all. A bias of −inf hides a pair as a mask does."""
     seen = None if mask is None else mask.tile(rows, columns, grid)

@@ -149,6 +149,15 @@ class Score(Protocol):
 
 
 @runtime_checkable
+class Tiles(Protocol):
+    """What answers for any tile of the pairs: a bias, a mask, or a narrower view of one."""
+
+    def tile(self, rows: Int[Tensor, " rows"], columns: Int[Tensor, " columns"], grid: Grid) -> Tensor:
+        """Answer for these queries and keys, broadcastable to [*batch, heads, rows, columns]."""
+        ...
+
+
+@runtime_checkable
 class Bias(Protocol):
     """What is added to a score because of where the pair stands."""
 
