@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from oracle import Case, assert_sound
 from torch import Tensor
 
 from qkv.core.types import Grid
@@ -80,6 +81,13 @@ def test_random_blocks_are_drawn_evenly() -> None:
 
 def test_more_random_blocks_than_there_are_show_everything() -> None:
     assert bigbird(2, random=9).dense(5, 5, heads=2).all()
+
+
+@pytest.mark.parametrize(("block", "window"), [(1, 1), (6, 1), (5, 9), (64, 41)])
+def test_runs_of_bigbird_hold_every_random_block(block: int, window: int) -> None:
+    grid = grid_of(62, 64, heads=32)
+    assert_sound(Case(bigbird(1, window=window, random=3), None, True, True), block, grid)
+    assert_sound(Case(bigbird(2, window=window, random=3), None, True, True), block, grid)
 
 
 def test_query_blocks_stand_at_the_last_keys() -> None:

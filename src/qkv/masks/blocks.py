@@ -116,9 +116,10 @@ class BigBird(Mask):
     def runs(self, block: int, grid: Grid) -> tuple[Runs, Runs]:
         layout, origin = self.layout(grid)
         first, last = (grid.positions(row) // self.block - origin for row in ends_of_blocks(block, grid))
-        # The global blocks, the window, and each random block may be a run of its own; windows of neighbours join.
+        # A row of the layout has a run of global blocks, one of its window, and one of each random block. Rows together
+        # see at most the joined windows, the global blocks and every random one; all of them see fewer runs than all have.
         together = (block - 1) // self.block + 2
-        most = (2 + self.random * together, 2 + self.random)
+        most = (2 + self.random * together, 1 + (1 + self.random) * together)
         return _layout_runs(layout, first, last, self.block, grid.keys, most)
 
     def __repr__(self) -> str:
