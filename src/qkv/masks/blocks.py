@@ -116,8 +116,9 @@ class BigBird(Mask):
     def runs(self, block: int, grid: Grid) -> tuple[Runs, Runs]:
         layout, origin = self.layout(grid)
         first, last = (grid.positions(row) // self.block - origin for row in ends_of_blocks(block, grid))
-        # A row of the layout has a run of global blocks, one of its window, and one of each random block. Rows together
-        # see at most the joined windows, the global blocks and every random one; all of them see fewer runs than all have.
+        # A row of the layout has a run of global blocks, one of its window and one of each random block. What some of
+        # several rows see is the global blocks, the joined windows and the random blocks; what all see has at most as
+        # many runs as they have together.
         together = (block - 1) // self.block + 2
         most = (2 + self.random * together, 1 + (1 + self.random) * together)
         return _layout_runs(layout, first, last, self.block, grid.keys, most)
