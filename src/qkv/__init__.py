@@ -24,6 +24,8 @@ _HOME = {
     "masks.padding": ("padding",),
     "masks.prefix": ("prefix",),
     "masks.window": ("window",),
+    "mechanisms.cache": ("Cache", "RaggedCache", "RollingCache"),
+    "mechanisms.multihead": ("MultiHead",),
     "positions.alibi": ("alibi",),
     "positions.dense": ("dense_bias",),
     "positions.embeddings": ("LearnedPositions", "Segments"),

@@ -68,7 +68,7 @@ def rotary(base: float = 10000.0, *, interleaved: bool = False, dim: int | None 
     Paper: Su et al. 2021, arXiv:2104.09864.
     Raises: KindError, ArgumentError if the base is not a number > 1, or dim not an even integer of at least 2.
     """
-    check_number("rotary", "base", base, "a finite number > 1", above=1)
+    check_number("rotary", "base", base, "a finite number > 1", above=1.0)
     if not isinstance(interleaved, bool):
         raise KindError(must("rotary", "interleaved", "be True or False", interleaved))
     if dim is not None:

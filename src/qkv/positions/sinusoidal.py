@@ -41,7 +41,7 @@ def sinusoidal(width: int, *, base: float = 10000.0) -> Sinusoidal:
     check_whole("sinusoidal", "width", width, 2)
     if width % 2:
         raise ArgumentError(must("sinusoidal", "width", "be even", width, "a sine and a cosine for each wavelength"))
-    check_number("sinusoidal", "base", base, "a finite number > 1", above=1)
+    check_number("sinusoidal", "base", base, "a finite number > 1", above=1.0)
     return Sinusoidal(width, float(base))
 
 
