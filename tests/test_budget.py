@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from budget import assert_within, budget, last_place
+from budget import assert_gradients_within, assert_within, budget, last_place
 
 
 def test_last_places() -> None:
@@ -53,3 +53,11 @@ def test_what_is_not_finite_must_stand_where_it_belongs(bad: float) -> None:
 def test_nothing_is_within() -> None:
     empty = torch.zeros(2, 0, 3, dtype=torch.float64)
     assert_within(empty.float(), empty, empty.float(), torch.zeros(2, 0, 3))
+
+
+def test_gradients_are_measured_together() -> None:
+    exact = [torch.zeros(1, 1, 1, dtype=torch.float64), torch.full((1, 1, 1), 4.0, dtype=torch.float64)]
+    plain = [each.float() for each in exact]
+    assert_gradients_within([plain[0] + 2**-19, plain[1]], exact, plain)
+    with pytest.raises(AssertionError, match=r"^scores: gradient 0: 1 of 1 elements are over budget"):
+        assert_gradients_within([plain[0] + 2**-18, plain[1]], exact, plain, what="scores")
