@@ -1,5 +1,6 @@
 """The attention map: every weight of a call, computed when asked for, never stored."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -25,7 +26,7 @@ class AttentionMap:
     """The weights [*batch, heads, queries, keys] of a call, before dropout.
 
     Keeps the prepared query and key and a few numbers a row, never queries × keys. Whatever is asked is computed in
-    tiles. `row`, `dense`, `scores`, `entropy` and `received` are differentiable when the inputs require gradients.
+    tiles. All but `top_keys` and `pooled` is differentiable when the inputs require gradients.
     Indexing gives a tile: `map[0, 3, :5, 10:20]`.
 
     Cost: O((queries + keys)·dim) memory; each question O(queries·keys·dim) time, or less where it needs less.
@@ -58,7 +59,7 @@ class AttentionMap:
         Raises: ArgumentError if that would take more than `limit` bytes.
         """
         self._check_size("AttentionMap.dense", self.grid.queries, self.grid.keys, limit)
-        return torch.cat([weights for _, weights, _ in self._blocks()], dim=-2)
+        return _join((weights for _, weights, _ in self._blocks()), -2, self.grid.queries)
 
     def scores(self, *, limit: int = DENSE_BYTES) -> Float[Tensor, "*batch heads queries keys"]:
         """Compute every score as the selection sees it: capped, biased, −inf where the mask hides a pair.
@@ -67,7 +68,7 @@ class AttentionMap:
         Raises: ArgumentError if that would take more than `limit` bytes.
         """
         self._check_size("AttentionMap.scores", self.grid.queries, self.grid.keys, limit)
-        return torch.cat([self._scores(rows) for rows in self._row_blocks()], dim=-2)
+        return _join((self._scores(rows) for rows in self._split_rows(self.grid.rows())), -2, self.grid.queries)
 
     def row(self, query: int) -> Float[Tensor, "*batch heads keys"]:
         """Compute the weights of one query; a negative number counts from the last. Cost: O(keys·dim)."""
@@ -78,18 +79,23 @@ class AttentionMap:
 
     def entropy(self) -> Float[Tensor, "*batch heads queries"]:
         """Compute each row's entropy in nats, of its weights scaled to sum 1; 0 for a row without a key."""
-        return torch.cat([_entropy(weights) for _, weights, _ in self._blocks()], dim=-1)
+        return _join((_entropy(weights) for _, weights, _ in self._blocks()), -1, self.grid.queries)
 
     def received(self) -> Float[Tensor, "*batch heads keys"]:
         """Sum the attention that each key receives from all queries."""
-        return sum((weights.sum(-2) for _, weights, _ in self._blocks()), start=self.query.new_zeros(()))
+        shape = (*self.shape[:-2], self.grid.keys)
+        total = torch.zeros(shape, dtype=wide(self.query.dtype), device=self.grid.device)
+        for _, weights, _ in self._blocks():
+            total += weights.sum(-2)
+        return total
 
     def logsumexp(self) -> Float[Tensor, "*batch heads queries"]:
         """Give log Σ exp(score) of each row, −inf for a row without a key: what `merge_attention` wants.
 
         Raises: UnsupportedError if the selection is not softmax.
         """
-        return torch.cat([self.select.logsumexp(summary) for _, _, summary in self._blocks()], dim=-1)
+        levels = (self.select.logsumexp(summary) for _, _, summary in self._blocks())
+        return _join(levels, -1, self.grid.queries)
 
     @torch.no_grad()
     def top_keys(
@@ -102,8 +108,12 @@ class AttentionMap:
         check_whole("AttentionMap.top_keys", "k", k, 1)
         if k > self.grid.keys:
             raise ArgumentError(must("AttentionMap.top_keys", "k", f"be <= {self.grid.keys}", k, "that many keys"))
-        best = [weights.topk(k, dim=-1) for _, weights, _ in self._blocks()]
-        return torch.cat([found.values for found in best], -2), torch.cat([found.indices for found in best], -2)
+        shape, device = (*self.shape[:-1], k), self.grid.device
+        heaviest = torch.empty(shape, dtype=wide(self.query.dtype), device=device)
+        where = torch.empty(shape, dtype=torch.long, device=device)
+        for rows, weights, _ in self._blocks():
+            heaviest[..., rows, :], where[..., rows, :] = weights.topk(k, dim=-1)
+        return heaviest, where
 
     @torch.no_grad()
     def pooled(
@@ -153,16 +163,16 @@ class AttentionMap:
 
     def __getitem__(self, index: object) -> Tensor:
         lead, rows, columns = self._split(index)
-        picked, across = self.grid.rows()[rows], self.grid.columns()[columns]
-        self._check_size("AttentionMap[…]", picked.numel(), across.numel(), DENSE_BYTES)
         if self.select.by_chance:
             self._settle()
-        if self.kept is None:
-            weights = self._rows(picked.reshape(-1))[0][..., across.reshape(-1)]
-        else:
-            summary = tuple(part.index_select(-1, picked.reshape(-1)) for part in self.kept)
-            scores = self._scores(picked.reshape(-1), across.reshape(-1))
-            weights = self.select.weights(scores, summary, across.reshape(-1))
+        seen = self
+        if lead and isinstance(lead[-1], int):
+            seen, lead = seen.head(lead[-1]), (*lead[:-1], 0)
+        if len(lead) > 1 and isinstance(lead[0], int):
+            seen, lead = seen.example(lead[0]), (0, *lead[1:])
+        picked, across = self.grid.rows()[rows], self.grid.columns()[columns]
+        seen._check_size("AttentionMap[…]", picked.numel(), across.numel(), DENSE_BYTES)
+        weights = seen._tile(picked.reshape(-1), across.reshape(-1))
         return weights.reshape(*weights.shape[:-2], *picked.shape, *across.shape)[lead]
 
     # How it is computed
@@ -184,24 +194,40 @@ class AttentionMap:
             summary = self.select.summary(scores)
         else:
             summary = tuple(part.index_select(-1, rows) for part in self.kept)
-            if scores.requires_grad:
+            if torch.is_grad_enabled():
                 summary = self.select.refresh(scores, summary)
         return self.select.weights(scores, summary, self.grid.columns()), summary
 
+    def _tile(self, rows: Tensor, columns: Tensor) -> Float[Tensor, "*batch heads rows columns"]:
+        """Weigh some rows at some columns: by their kept summary, or reading them whole where a gradient needs that."""
+        if self.kept is None or self._rows(rows[:1])[0].requires_grad:
+            parts = (self._rows(some)[0][..., columns] for some in self._split_rows(rows))
+        else:
+            kept = self.kept
+            parts = (
+                self.select.weights(
+                    self._scores(some, columns), tuple(part.index_select(-1, some) for part in kept), columns
+                )
+                for some in self._split_rows(rows)
+            )
+        return _join(parts, -2, rows.shape[0])
+
     def _blocks(self) -> Iterator[tuple[Tensor, Tensor, Summary]]:
         """Go through all rows, a block at a time: their indices, weights and summary, which is kept."""
-        fresh = []
-        for rows in self._row_blocks():
+        kept: Summary = ()
+        for rows in self._split_rows(self.grid.rows()):
             weights, summary = self._rows(rows)
-            fresh.append(tuple(part.detach() for part in summary))
+            kept = kept or tuple(part.new_empty(self.shape[:-1]) for part in summary)
+            for whole, part in zip(kept, summary, strict=True):
+                whole[..., rows] = part.detach()
             yield rows, weights, summary
-        if self.kept is None:
-            self.kept = tuple(torch.cat(parts, dim=-1) for parts in zip(*fresh, strict=True))
+        if self.kept is None and self.select.keeps:
+            self.kept = kept
 
-    def _row_blocks(self) -> tuple[Tensor, ...]:
-        """Split all rows into blocks that one tile can hold."""
+    def _split_rows(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """Split rows into blocks that one tile can hold."""
         numbers = _product(self.shape[:-2]) * self.grid.keys * self.pair.held
-        return self.grid.rows().split(max(1, TILE_NUMBERS // max(1, numbers)))
+        return rows.split(max(1, TILE_NUMBERS // max(1, numbers)))
 
     def _settle(self) -> None:
         """Draw what is drawn by chance, once."""
@@ -222,10 +248,12 @@ class AttentionMap:
         """Read an index as one for the leading dimensions, one for the rows and one for the columns."""
         given = index if isinstance(index, tuple) else (index,)
         if sum(one is Ellipsis for one in given) > 1 or not all(
-            one is Ellipsis or isinstance(one, slice) or (isinstance(one, int) and not isinstance(one, bool))
+            one is Ellipsis
+            or (isinstance(one, slice) and (one.step is None or one.step > 0))
+            or (isinstance(one, int) and not isinstance(one, bool))
             for one in given
         ):
-            rule = "be integers, slices and at most one ..."
+            rule = "be integers, slices that step forwards and at most one ..."
             raise KindError(must("AttentionMap[…]", "the index", rule, index, "others: map.dense()[index]"))
         short = len(self.shape) - sum(one is not Ellipsis for one in given)
         if short < 0:
@@ -254,7 +282,7 @@ def make_map(call: Call, kept: Summary | None = None) -> AttentionMap:
         query, key, _ = hide_rows(query, key, key, sees, shown)
     pair = call.score.pair(query.shape[-1], key.shape[-1])
     query, key = call.score.prepare(query, key)
-    kept = None if kept is None else tuple(part.detach() for part in kept)
+    kept = tuple(part.detach() for part in kept) if kept is not None and call.select.keeps else None
     return AttentionMap(query, key, pair, call.bias, call.mask, call.select, call.grid, kept)
 
 
@@ -287,6 +315,23 @@ class _Narrowed:
         tile = self.inner.tile(rows, columns, self.whole)
         spread = tile.ndim >= -self.dim and tile.shape[self.dim] != 1
         return tile.narrow(self.dim, self.index, 1) if spread else tile
+
+
+def _join(parts: Iterator[Tensor], dim: int, size: int) -> Tensor:
+    """Join parts along a dimension of a known size, each in its place as soon as it is there.
+
+    A list of small parts, made between large temporaries, would keep the heap from using their room again.
+    """
+    first = next(parts)
+    if first.requires_grad:
+        return torch.cat([first, *parts], dim=dim)
+    shape = list(first.shape)
+    shape[dim] = size
+    whole, start = first.new_empty(shape), 0
+    for part in itertools.chain([first], parts):
+        whole.narrow(dim, start, part.shape[dim]).copy_(part)
+        start += part.shape[dim]
+    return whole
 
 
 def _entropy(weights: Float[Tensor, "*lead rows keys"]) -> Float[Tensor, "*lead rows"]:

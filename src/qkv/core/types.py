@@ -205,6 +205,9 @@ class Selection(ABC):
     by_chance: bool = False
     """Whether a summary is drawn by chance, so that reading the same row twice may differ."""
 
+    keeps: ClassVar[bool] = True
+    """Whether a summary also serves scores computed again, whose last bits may differ."""
+
     def check(self, grid: Grid) -> None:
         """Raise what does not fit this grid, before any work."""
 

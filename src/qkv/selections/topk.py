@@ -16,6 +16,9 @@ from qkv.selections.soft import exp_above, logsumexp
 class TopK(Selection):
     """Softmax over the k best. The summary: the k-th score, the last key admitted at that score, their logsumexp."""
 
+    # A score computed again may miss the k-th by its last bit.
+    keeps = False
+
     k: int
 
     def summary(self, scores: Float[Tensor, "*lead rows keys"]) -> Summary:
