@@ -28,12 +28,12 @@ def merge_attention(
     dtype = wide(outputs[0].dtype)
     levels = torch.stack([level.to(dtype) for level in logsumexps])
     highest = levels.detach().amax(0)
-    highest = torch.where(highest > -torch.inf, highest, 0)
+    highest = torch.where(highest != -torch.inf, highest, 0)
     shares = (levels - highest).exp()
     total = shares.sum(0)
-    alive = total > 0
+    alive = total != 0
     shares = (shares / torch.where(alive, total, 1))[..., None]
-    parts = [torch.where(share > 0, output.to(dtype), 0) for output, share in zip(outputs, shares, strict=True)]
+    parts = [torch.where(share != 0, output.to(dtype), 0) for output, share in zip(outputs, shares, strict=True)]
     merged = sum((share * part for share, part in zip(shares, parts, strict=True)), start=torch.zeros_like(parts[0]))
     level = torch.where(alive, torch.where(alive, total, 1).log() + highest, -torch.inf)
     return merged.to(outputs[0].dtype), level

@@ -14,7 +14,7 @@ from qkv.errors import ShapeError, must
 
 
 def slopes(heads: int) -> list[float]:
-    """List the slopes of the paper: powers of 2^(−8/heads); between powers of two, every other one of the next series."""
+    """List the slopes of the paper: powers of 2^(−8/heads), and between powers of two every other one of the next."""
     power = 2 ** math.floor(math.log2(heads))
     first = [2 ** (-8 * (head + 1) / power) for head in range(power)]
     between = [2 ** (-8 * (head + 0.5) / power) for head in range(heads - power)]

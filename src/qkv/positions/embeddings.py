@@ -21,7 +21,7 @@ class _Table(nn.Module):
         nn.init.normal_(self.weight, std=0.02)
 
     def forward(self, numbers: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape width"]:
-        """Look the vectors up. Raises: KindError unless integers; ArgumentError beyond the table (checked on the CPU)."""
+        """Look the vectors up. Raises: KindError unless integers; ArgumentError beyond the table (read on the CPU)."""
         check_indices(type(self).__name__, self.what, numbers, self.weight.shape[0])
         return nn.functional.embedding(numbers, self.weight)
 

@@ -9,12 +9,12 @@ from torch import Tensor
 from qkv.core.card import Card
 from qkv.core.types import Selection, Summary
 from qkv.errors import KindError, must
-from qkv.selections.soft import exp_above, logsumexp
+from qkv.selections.soft import exp_above, level
 
 
 @dataclass(frozen=True)
 class Hard(Selection):
-    """One key takes weight 1. The summary: the row's logsumexp and the key chosen."""
+    """One key takes weight 1. The summary: the row's logsumexp, in two parts, and the key chosen."""
 
     sample: bool = False
 
@@ -23,21 +23,21 @@ class Hard(Selection):
         return self.sample
 
     def summary(self, scores: Float[Tensor, "*lead rows keys"]) -> Summary:
-        level = logsumexp(scores)
+        peak, rest = level(scores)
         if scores.shape[-1] == 0:
-            return level, torch.zeros_like(level, dtype=torch.long)
+            return peak, rest, torch.zeros_like(rest, dtype=torch.long)
         heard = scores.detach()
         if self.sample:
             # The largest of score + Gumbel noise is a draw from the softmax.
             heard = heard - torch.empty_like(heard).exponential_().log()
-        return level, heard.argmax(-1)
+        return peak, rest, heard.argmax(-1)
 
     def refresh(self, scores: Tensor, summary: Summary) -> Summary:
-        return logsumexp(scores), summary[1]
+        return *level(scores), summary[-1]
 
     def weights(self, scores: Tensor, summary: Summary, columns: Tensor) -> Tensor:
-        level, chosen = summary
-        soft = exp_above(scores, level)
+        peak, rest, chosen = summary
+        soft = exp_above(scores, peak, rest)
         one = (columns == chosen[..., None]) & (scores > -torch.inf)
         return one + (soft - soft.detach())
 

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 from qkv.core.card import Card
 from qkv.core.types import Grid, Selection, Summary
 from qkv.errors import KindError, ShapeError, must
-from qkv.selections.soft import exp_above, logsumexp
+from qkv.selections.soft import exp_above, level
 
 
 class Sink(nn.Module, Selection):
-    """Softmax whose sum also counts exp(sink). The summary is the logsumexp of the row and its sink."""
+    """Softmax whose sum also counts exp(sink). The summary is the logsumexp of the row and its sink, in two parts."""
 
     def __init__(self, logits: Tensor) -> None:
         super().__init__()
@@ -24,13 +24,13 @@ class Sink(nn.Module, Selection):
             raise ShapeError(must("sink", "logits", rule, list(self.logits.shape)))
 
     def summary(self, scores: Tensor) -> Summary:
-        level = logsumexp(scores)
-        sink = self.logits.to(scores.dtype).reshape(-1, 1)
-        both = torch.logaddexp(torch.where(level > -torch.inf, level, 0), sink)
-        return (torch.where(level > -torch.inf, both, -torch.inf),)
+        peak, rest = level(scores)
+        alive = peak != -torch.inf
+        sink = self.logits.to(scores.dtype).reshape(-1, 1) - torch.where(alive, peak, 0)
+        return peak, torch.where(alive, torch.logaddexp(rest, sink), 0)
 
     def weights(self, scores: Tensor, summary: Summary, columns: Tensor) -> Tensor:
-        return exp_above(scores, summary[0])
+        return exp_above(scores, *summary)
 
     def head(self, head: int) -> "Sink":
         return self if self.logits.numel() == 1 else Sink(self.logits[head])

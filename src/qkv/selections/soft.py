@@ -10,36 +10,44 @@ from qkv.core.card import Card
 from qkv.core.types import Selection, Summary
 
 
-def logsumexp(scores: Float[Tensor, "*lead rows keys"]) -> Float[Tensor, "*lead rows"]:
-    """Give log Σ exp(score) of each row, −inf for a row without a key, with finite gradients there."""
+def level(scores: Float[Tensor, "*lead rows keys"]) -> tuple[Float[Tensor, "*lead rows"], Float[Tensor, "*lead rows"]]:
+    """Give the peak (largest score) of each row and log Σ exp(score − peak); −inf and 0 for a row without a key.
+
+    Their sum is the logsumexp. Apart they keep what it would round away: next to 10,000 a float32 tells 0.001.
+    """
     if scores.shape[-1] == 0:
-        return scores.new_full(scores.shape[:-1], -torch.inf)
-    largest = scores.detach().amax(-1)
-    alive = largest > -torch.inf
-    largest = torch.where(alive, largest, 0)
-    total = (scores - largest[..., None]).exp().sum(-1)
-    return torch.where(alive, torch.where(alive, total, 1).log() + largest, -torch.inf)
+        return scores.new_full(scores.shape[:-1], -torch.inf), scores.new_zeros(scores.shape[:-1])
+    peak = scores.detach().amax(-1)
+    # Not `peak > -inf`: a row that holds a NaN is alive, and becomes NaN.
+    total = below(scores, peak).exp().sum(-1)
+    return peak, torch.where(peak != -torch.inf, total, 1).log()
+
+
+def below(scores: Float[Tensor, "*lead rows columns"], peak: Float[Tensor, "*lead2 rows"]) -> Tensor:
+    """Give score − peak; a row without a key, whose peak is −inf, keeps its scores."""
+    return scores - torch.where(peak != -torch.inf, peak, 0)[..., None]
 
 
 def exp_above(
-    scores: Float[Tensor, "*lead rows columns"], level: Float[Tensor, "*lead2 rows"]
+    scores: Float[Tensor, "*lead rows columns"], peak: Float[Tensor, "*lead2 rows"], rest: Float[Tensor, "*lead3 rows"]
 ) -> Float[Tensor, "*lead rows columns"]:
-    """Give exp(score − level), 0 where the level is −inf (a row without a key)."""
-    return (scores - torch.where(level > -torch.inf, level, 0)[..., None]).exp()
+    """Give exp(score − peak − rest), 0 in a row without a key."""
+    return (below(scores, peak) - rest[..., None]).exp()
 
 
 @dataclass(frozen=True)
 class Softmax(Selection):
-    """exp(score), divided by the row's sum. The summary is the row's logsumexp."""
+    """exp(score), divided by the row's sum. The summary is the row's logsumexp, in two parts."""
 
     def summary(self, scores: Tensor) -> Summary:
-        return (logsumexp(scores),)
+        return level(scores)
 
     def weights(self, scores: Tensor, summary: Summary, columns: Tensor) -> Tensor:
-        return exp_above(scores, summary[0])
+        return exp_above(scores, *summary)
 
     def logsumexp(self, summary: Summary) -> Tensor:
-        return summary[0]
+        peak, rest = summary
+        return peak + rest
 
     def __repr__(self) -> str:
         return "softmax()"

@@ -8,34 +8,35 @@ from torch import Tensor
 
 from qkv.core.card import Card
 from qkv.core.types import Selection, Summary
+from qkv.selections.soft import below
 
 
-def _sorted_alive(scores: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Sort rows downwards after taking off their largest score; also say which entries and which rows are alive."""
-    largest = scores.amax(-1, keepdim=True)
-    alive = largest > -torch.inf
-    level = torch.where(alive, largest, 0)
-    down = (scores - level).sort(dim=-1, descending=True).values
-    here = down > -torch.inf
-    return torch.where(here, down, 0), here, alive.squeeze(-1), level.squeeze(-1)
+def _peak(scores: Float[Tensor, "*lead rows keys"]) -> Float[Tensor, "*lead rows"]:
+    """Give each row's largest score: thresholds are found below it, so that large scores lose nothing by rounding."""
+    return scores.detach().amax(-1) if scores.shape[-1] else scores.new_full(scores.shape[:-1], -torch.inf)
+
+
+def _sorted(low: Tensor) -> tuple[Tensor, Tensor]:
+    """Sort rows downwards; also say which entries are scores, not −inf, for which 0 then stands."""
+    down = low.sort(dim=-1, descending=True).values
+    here = down != -torch.inf
+    return torch.where(here, down, 0), here
 
 
 @dataclass(frozen=True)
 class Sparsemax(Selection):
-    """The point of the simplex nearest to the scores: max(score − τ, 0). The summary is the threshold τ."""
+    """The point of the simplex nearest to the scores: max(score − τ, 0). The summary: the row's peak, and τ − peak."""
 
     def summary(self, scores: Float[Tensor, "*lead rows keys"]) -> Summary:
-        if scores.shape[-1] == 0:
-            return (scores.new_zeros(scores.shape[:-1]),)
-        down, here, alive, level = _sorted_alive(scores)
+        peak = _peak(scores)
+        down, here = _sorted(below(scores, peak))
         rank = torch.arange(1, down.shape[-1] + 1, device=down.device, dtype=down.dtype)
-        support = here & (1 + rank * down > down.cumsum(-1))
-        size = support.sum(-1).clamp(min=1)
-        threshold = (torch.where(support, down, 0).sum(-1) - 1) / size
-        return (torch.where(alive, threshold + level, 0),)
+        support = here & ~(1 + rank * down <= down.cumsum(-1))
+        return peak, (torch.where(support, down, 0).sum(-1) - 1) / support.sum(-1).clamp(min=1)
 
     def weights(self, scores: Tensor, summary: Summary, columns: Tensor) -> Tensor:
-        return torch.relu(scores - summary[0][..., None])
+        peak, threshold = summary
+        return torch.relu(below(scores, peak) - threshold[..., None])
 
     def __repr__(self) -> str:
         return "sparsemax()"
@@ -43,31 +44,33 @@ class Sparsemax(Selection):
 
 @dataclass(frozen=True)
 class Entmax15(Selection):
-    """max(score/2 − τ, 0)², summing to 1. The summary is the threshold τ."""
+    """max(score/2 − τ, 0)², summing to 1. The summary: the row's peak, and τ − peak/2."""
 
     def summary(self, scores: Float[Tensor, "*lead rows keys"]) -> Summary:
+        peak = _peak(scores)
+        halves = below(scores, peak) / 2
         if scores.shape[-1] == 0:
-            return (scores.new_zeros(scores.shape[:-1]),)
-        halves = scores / 2
+            return peak, torch.zeros_like(peak)
         with torch.no_grad():
-            down, here, alive, level = _sorted_alive(halves)
+            down, here = _sorted(halves)
             rank = torch.arange(1, down.shape[-1] + 1, device=down.device, dtype=down.dtype)
             mean = down.cumsum(-1) / rank
             spread = (down * down).cumsum(-1) - rank * mean * mean
             threshold = mean - ((1 - spread) / rank).clamp(min=0).sqrt()
             size = (here & (threshold <= down)).sum(-1, keepdim=True).clamp(min=1)
-            threshold = threshold.gather(-1, size - 1).squeeze(-1) + level
+            threshold = threshold.gather(-1, size - 1).squeeze(-1)
         # Two Newton steps on Σ max(s − τ, 0)² = 1 from its root: they change nothing but rounding, and give τ its first
         # and second derivatives, which the closed form above has only where its square root is safe to differentiate.
         for _ in range(2):
             above = torch.relu(halves - threshold[..., None])
             slope = 2 * above.sum(-1)
             step = ((above * above).sum(-1) - 1) / torch.where(slope > 0, slope, 1)
-            threshold = torch.where(alive, threshold + step, 0)
-        return (threshold,)
+            threshold = torch.where(peak != -torch.inf, threshold + step, 0)
+        return peak, threshold
 
     def weights(self, scores: Tensor, summary: Summary, columns: Tensor) -> Tensor:
-        return torch.relu(scores / 2 - summary[0][..., None]).square()
+        peak, threshold = summary
+        return torch.relu(below(scores, peak) / 2 - threshold[..., None]).square()
 
     def __repr__(self) -> str:
         return "entmax15()"

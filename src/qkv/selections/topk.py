@@ -9,12 +9,12 @@ from torch import Tensor
 from qkv.core.card import Card
 from qkv.core.checks import check_whole
 from qkv.core.types import Selection, Summary
-from qkv.selections.soft import exp_above, logsumexp
+from qkv.selections.soft import exp_above, level
 
 
 @dataclass(frozen=True)
 class TopK(Selection):
-    """Softmax over the k best. The summary: the k-th score, the last key admitted at that score, their logsumexp."""
+    """Softmax over the k best. The summary: the k-th score, the last key let in at that score, their logsumexp."""
 
     # A score computed again may miss the k-th by its last bit.
     keeps = False
@@ -25,18 +25,19 @@ class TopK(Selection):
         k = min(self.k, scores.shape[-1])
         if k == 0:
             empty = scores.new_full(scores.shape[:-1], -torch.inf)
-            return empty, torch.zeros_like(empty, dtype=torch.long), empty
+            return empty, torch.zeros_like(empty, dtype=torch.long), empty, torch.zeros_like(empty)
         # A stable sort leaves equal scores in the order of their keys, so a tie goes to the lower key.
         down = scores.sort(dim=-1, descending=True, stable=True)
         best, place = down.values[..., :k], down.indices[..., :k]
         least = best[..., -1].detach()
         last = torch.where(best == least[..., None], place, -1).amax(-1)
-        return least, last, logsumexp(best)
+        return least, last, *level(best)
 
     def weights(self, scores: Tensor, summary: Summary, columns: Tensor) -> Tensor:
-        least, last, level = (part[..., None] for part in summary)
+        least, last, peak, rest = summary
+        least, last = least[..., None], last[..., None]
         chosen = (scores > least) | ((scores == least) & (columns <= last))
-        return exp_above(torch.where(chosen, scores, -torch.inf), level.squeeze(-1))
+        return exp_above(torch.where(chosen, scores, -torch.inf), peak, rest)
 
     def __repr__(self) -> str:
         return f"topk({self.k})"
