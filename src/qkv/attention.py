@@ -5,6 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from qkv.core.call import Call, make_call
+from qkv.core.checks import check_part
 from qkv.core.map import AttentionMap, make_map
 from qkv.core.types import Bias, Mask, Score, Selection
 from qkv.errors import KindError, must
@@ -103,12 +104,8 @@ def call_of(
             fix = "True = may attend; a tensor of numbers to add goes to bias="
             raise KindError(must(function, "mask", "be a boolean tensor or a mask", mask.dtype, fix))
         mask = dense_mask(mask)
-    for argument, part, method, example in (
-        ("score", score, "prepare", "qkv.scaled_dot()"),
-        ("bias", bias, "tile", "qkv.alibi(heads=8)"),
-        ("mask", mask, "runs", "qkv.causal()"),
-        ("select", select, "summary", "qkv.softmax()"),
-    ):
-        if part is not None and not hasattr(part, method):
-            raise KindError(must(function, argument, f"be a {argument} of qkv", repr(part), f"such as {example}"))
+    check_part(function, "score", score)
+    check_part(function, "bias", bias)
+    check_part(function, "mask", mask)
+    check_part(function, "select", select)
     return make_call(function, query, key, value, score or _SCALED_DOT, bias, mask, select or _SOFTMAX, dropout)

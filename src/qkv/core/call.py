@@ -49,9 +49,10 @@ def make_call(
     dropout: float,
 ) -> Call:
     """Check everything that can be checked without work, and put it together. Errors name `function`."""
-    check_tensors(function, query, key, value)
+    check_floating(function, query, key, value)
     check_rate(function, "dropout", dropout)
     query, key, value = cast_as_autocast(query, key, value)
+    check_fit(function, query, key, value)
     *batch, heads, queries, _ = query.shape
     grid = Grid(tuple(batch), heads, queries, key.shape[-2], query.device)
     score.check(query, key)
@@ -63,8 +64,8 @@ def make_call(
     return Call(query, key, value, score, bias, mask, select, dropout, grid)
 
 
-def check_tensors(function: str, query: Tensor, key: Tensor, value: Tensor) -> None:
-    """Raise unless query, key and value are floating tensors that fit each other."""
+def check_floating(function: str, query: Tensor, key: Tensor, value: Tensor) -> None:
+    """Raise unless query, key and value are floating tensors with heads and positions."""
     for name, tensor in (("query", query), ("key", key), ("value", value)):
         if not isinstance(tensor, Tensor):
             raise KindError(must(function, name, "be a tensor", type(tensor).__name__))
@@ -73,11 +74,14 @@ def check_tensors(function: str, query: Tensor, key: Tensor, value: Tensor) -> N
         if tensor.ndim < 3:
             fix = f"one head: {name}.unsqueeze(-3)" if tensor.ndim == 2 else "positions and heads: view(1, 1, dim)"
             raise ShapeError(must(function, name, "have the shape [*batch, heads, positions, dim]", _list(tensor), fix))
-    autocast = torch.is_autocast_enabled(query.device.type)
+
+
+def check_fit(function: str, query: Tensor, key: Tensor, value: Tensor) -> None:
+    """Raise unless key and value fit the query and each other."""
     for name, tensor in (("key", key), ("value", value)):
         if tensor.device != query.device:
             raise KindError(must(function, name, f"be on the query's device {query.device}", tensor.device))
-        if tensor.dtype != query.dtype and not autocast:
+        if tensor.dtype != query.dtype:
             fix = f"{name}.to(query.dtype)"
             raise KindError(must(function, name, f"have the query's dtype {query.dtype}", tensor.dtype, fix))
         if tensor.shape[:-3] != query.shape[:-3]:

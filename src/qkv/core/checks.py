@@ -1,6 +1,7 @@
 """What is checked before any work: shapes, kinds and, where reading costs nothing, values."""
 
 import math
+from types import FunctionType
 
 import torch
 from torch import Tensor
@@ -22,6 +23,35 @@ def readable(tensor: Tensor) -> bool:
 def is_integer(tensor: Tensor) -> bool:
     """Say whether a tensor holds integers (booleans are none)."""
     return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
+
+
+_PARTS = {
+    "score": ("prepare", "qkv.scaled_dot()"),
+    "bias": ("tile", "qkv.alibi(heads=8)"),
+    "mask": ("runs", "qkv.causal()"),
+    "select": ("summary", "qkv.softmax()"),
+}
+"""What tells one of the four choices from the others, and an example of it."""
+
+
+def check_part(function: str, argument: str, part: object) -> None:
+    """Raise KindError unless a part is None or an object of the kind that its argument takes."""
+    method, example = _PARTS[argument]
+    is_mask = argument != "mask" and hasattr(part, _PARTS["mask"][0])
+    if part is None or (hasattr(part, method) and not isinstance(part, type) and not is_mask):
+        return
+    if isinstance(part, type | FunctionType):
+        got, fix = part.__name__, f"call it: {part.__name__}(...)"
+    else:
+        got, fix = repr(part), "a mask goes to mask=" if is_mask else f"such as {example}"
+    raise KindError(must(function, argument, f"be a {argument} of qkv", got, fix))
+
+
+def check_integers(function: str, argument: str, numbers: object) -> None:
+    """Raise KindError unless it is a tensor of integers."""
+    if not isinstance(numbers, Tensor) or not is_integer(numbers):
+        got = numbers.dtype if isinstance(numbers, Tensor) else type(numbers).__name__
+        raise KindError(must(function, argument, "be a tensor of integers", got))
 
 
 def check_offset_kind(function: str, offset: object) -> None:
@@ -65,6 +95,14 @@ def check_number(function: str, argument: str, value: object, rule: str, *, abov
         raise ArgumentError(must(function, argument, f"be {rule}", value))
 
 
+def check_values(function: str, argument: str, tensor: Tensor, rule: str, *, above: float | None = None) -> None:
+    """Raise ArgumentError unless numbers are finite, and greater than `above` if given, where they can be read at once."""
+    if readable(tensor):
+        bad = ~tensor.isfinite() if above is None else ~(tensor.isfinite() & (tensor > above))
+        if bad.any():
+            raise ArgumentError(must(function, argument, f"be {rule}", tensor[bad][0].item()))
+
+
 def check_whole(function: str, argument: str, value: object, low: int, fix: str = "") -> None:
     """Raise unless a value is an integer of at least `low`."""
     if isinstance(value, bool) or not isinstance(value, int):
@@ -96,7 +134,10 @@ def check_same_width(function: str, query: Tensor, key: Tensor) -> None:
 
 
 def check_dtype(function: str, argument: str, tensor: Tensor, weight: Tensor) -> None:
-    """Raise KindError unless a tensor has the dtype of the weight it meets (autocast sees to that by itself)."""
+    """Raise KindError unless a tensor has the device and dtype of the weight it meets (autocast casts by itself)."""
+    if tensor.device != weight.device:
+        rule = f"be on the weights' device {weight.device}"
+        raise KindError(must(function, argument, rule, tensor.device, f"module.to({str(tensor.device)!r})"))
     if tensor.dtype != weight.dtype and not torch.is_autocast_enabled(tensor.device.type):
         fix = f"module.to({tensor.dtype})"
         raise KindError(must(function, argument, f"have the weights' dtype {weight.dtype}", tensor.dtype, fix))
@@ -104,8 +145,7 @@ def check_dtype(function: str, argument: str, tensor: Tensor, weight: Tensor) ->
 
 def check_indices(function: str, argument: str, numbers: Tensor, size: int) -> None:
     """Raise unless a tensor holds integers that lie in a table of `size` rows (read on the CPU only)."""
-    if not is_integer(numbers):
-        raise KindError(must(function, argument, "hold integers", numbers.dtype))
+    check_integers(function, argument, numbers)
     if readable(numbers) and numbers.numel():
         low, high = int(numbers.min()), int(numbers.max())
         if low < 0 or high >= size:

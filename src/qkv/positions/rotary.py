@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from qkv.core.card import Card
-from qkv.core.checks import check_number, check_whole, is_integer
+from qkv.core.checks import check_integers, check_number, check_whole
 from qkv.core.types import wide
 from qkv.errors import ArgumentError, KindError, ShapeError, must
 
@@ -31,8 +31,11 @@ class Rotary:
         Only the first `self.dim` features turn, when that is given.
 
         Cost: O(positions·dim) time.
-        Raises: ShapeError if the width is odd or less than `self.dim`; KindError if the positions are not integers.
+        Raises: ShapeError if the width is odd or less than `self.dim`; KindError unless x is floating, positions integer.
         """
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise KindError(must("rotary", "x", "be a floating tensor", got))
         dim = x.shape[-1] if self.dim is None else self.dim
         if dim % 2:
             raise ShapeError(must("rotary", "the width", "be even", dim, list(x.shape)))
@@ -40,8 +43,8 @@ class Rotary:
             raise ShapeError(must("rotary", "dim", f"be at most the width {x.shape[-1]}", dim))
         if positions is None:
             positions = torch.arange(x.shape[-2], device=x.device)
-        elif not is_integer(positions):
-            raise KindError(must("rotary", "positions", "hold integers", positions.dtype))
+        else:
+            check_integers("rotary", "positions", positions)
         dtype = wide(x.dtype)
         # Angles in float64 where that is to be had: at position 100,000 float32 is off by 0.01.
         exact = torch.float32 if x.device.type == "mps" else torch.float64

@@ -7,8 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from qkv.core.card import Card
-from qkv.core.checks import check_number, check_whole, is_integer
-from qkv.errors import ArgumentError, KindError, must
+from qkv.core.checks import check_integers, check_number, check_whole
+from qkv.errors import ArgumentError, must
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,7 @@ class Sinusoidal:
         Cost: O(positions·width).
         Raises: KindError if the positions are not integers.
         """
-        if not is_integer(positions):
-            raise KindError(must("sinusoidal", "positions", "hold integers", positions.dtype))
+        check_integers("sinusoidal", "positions", positions)
         exact = torch.float32 if positions.device.type == "mps" else torch.float64
         steps = torch.arange(0, self.width, 2, device=positions.device, dtype=exact)
         angle = positions[..., None].to(exact) * self.base ** (-steps / self.width)

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from qkv.core.card import Card
-from qkv.core.checks import check_number, check_same_width
+from qkv.core.checks import check_number, check_same_width, check_values
 from qkv.core.types import DotPair, wide
 from qkv.errors import KindError, ShapeError, must
 
@@ -61,6 +61,7 @@ def cosine(temperature: float | Float[Tensor, "*heads"] = 0.1) -> Cosine:
             raise KindError(must("cosine", "temperature", "be a floating tensor", temperature.dtype))
         if temperature.ndim > 1:
             raise ShapeError(must("cosine", "temperature", "have the shape [] or [heads]", list(temperature.shape)))
+        check_values("cosine", "temperature", temperature, "finite and > 0", above=0)
     else:
         check_number("cosine", "temperature", temperature, "a finite number > 0", above=0.0)
     return Cosine(temperature)

@@ -3,8 +3,9 @@
 from torch import Tensor, nn
 
 from qkv.core.card import Card
-from qkv.core.checks import check_number
+from qkv.core.checks import check_number, check_part
 from qkv.core.types import CappedPair, Score
+from qkv.errors import KindError, must
 from qkv.scores.dot import scaled_dot
 
 
@@ -37,8 +38,11 @@ def soft_cap(score: Score, cap: float) -> SoftCap:
 
     Paper: Gemma Team 2024 (Gemma 2), arXiv:2408.00118, section 2.
     Cost: one tanh a pair more.
-    Raises: KindError, ArgumentError if the cap is not a finite number > 0.
+    Raises: KindError if the score is none; KindError, ArgumentError if the cap is not a finite number > 0.
     """
+    if score is None:
+        raise KindError(must("soft_cap", "score", "be a score of qkv", None, "such as qkv.scaled_dot()"))
+    check_part("soft_cap", "score", score)
     check_number("soft_cap", "cap", cap, "a finite number > 0", above=0.0)
     return SoftCap(score, float(cap))
 

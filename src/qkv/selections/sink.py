@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from qkv.core.card import Card
+from qkv.core.checks import check_values
 from qkv.core.types import Grid, Selection, Summary
 from qkv.errors import KindError, ShapeError, must
 from qkv.selections.soft import exp_above, level
@@ -44,13 +45,14 @@ def sink(logits: Float[Tensor, "*heads"]) -> Sink:
 
     Paper: Xiao et al. 2023, arXiv:2309.17453; a learned logit a head: Miller 2023 ("Attention is off by one").
     Cost: O(queries·keys) time.
-    Raises: KindError, ShapeError unless the logits are a floating tensor [] or [heads].
+    Raises: KindError, ShapeError, ArgumentError unless the logits are a finite floating tensor [] or [heads].
     """
     if not isinstance(logits, Tensor) or not logits.is_floating_point():
         got = logits.dtype if isinstance(logits, Tensor) else type(logits).__name__
         raise KindError(must("sink", "logits", "be a floating tensor", got, "torch.zeros(heads)"))
     if logits.ndim > 1:
         raise ShapeError(must("sink", "logits", "have the shape [] or [heads]", list(logits.shape)))
+    check_values("sink", "logits", logits, "finite")
     return Sink(logits)
 
 
