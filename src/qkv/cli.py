@@ -5,6 +5,7 @@ A command imports what it needs in its body, so that `qkv --help` answers withou
 
 import sys
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -45,3 +46,26 @@ def qkv(
     ] = False,
 ) -> None:
     """Attention for PyTorch: every mechanism, one call; exact, fast, visible."""
+
+
+@app.command()
+def see(
+    texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="Sentences to read, each in quotes.")],
+    model: Annotated[
+        str | None, typer.Option(metavar="FOLDER|NAME", help="A BERT in Hugging Face's layout; by default MiniLM.")
+    ] = None,
+    layer: Annotated[int | None, typer.Option(help="The layer to draw, from 0; by default a telling one.")] = None,
+    head: Annotated[int | None, typer.Option(help="The head to draw, from 0; by default a telling one.")] = None,
+    word: Annotated[str | None, typer.Option(help="Compare this word's vectors across the sentences.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="PAGE.html", help="Write a page with every head.")] = None,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the numbers.")] = None,
+) -> None:
+    """See the attention of a model over some sentences."""
+    from qkv.lens.reading import read
+    from qkv.lens.see import see as look
+    from qkv.models.pretrained import default_folder, load_bert, load_tokenizer
+
+    folder = model or default_folder()
+    bert, tokenizer = load_bert(folder), load_tokenizer(folder)
+    readings = [read(bert, tokenizer, text) for text in texts]
+    look(readings, model=model or "all-MiniLM-L6-v2", layer=layer, head=head, word=word, out=out, numbers=json)

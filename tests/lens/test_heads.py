@@ -16,7 +16,7 @@ def reading_of(weights, special=None):
     still = torch.zeros(1, heads, count, 1)
     seen = qkv.attention_map(still, still, bias=weights.log()[None])
     special = special or [False] * count
-    return Reading("t", [str(at) for at in range(count)], [(0, 1)] * count, special, [torch.zeros(count, 1)], [seen])
+    return Reading("t", [str(at) for at in range(count)], [(0, 1)] * count, special, 0, [torch.zeros(count, 1)], [seen])
 
 
 def test_habits_of_heads_checked_by_hand():

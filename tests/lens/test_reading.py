@@ -18,6 +18,7 @@ def test_labels_are_as_written_and_keep_the_parts_of_words(model, tokenizer):
 
 def test_chinese_never_shows_as_a_broken_character(model, tokenizer):
     assert read(model, tokenizer, "鼠标 cat 猫").labels == ["[CLS]", "鼠", "标", "cat", "猫", "[SEP]"]
+    assert read(model, tokenizer, "鼠标 cat 猫").unknown == 1
 
 
 @pytest.mark.parametrize("text", ["", "  \n"])

@@ -42,6 +42,8 @@ class Reading:
     labels: list[str]
     spans: list[tuple[int, int]]
     special: list[bool]
+    unknown: int
+    """Tokens that the model's vocabulary does not hold: it reads all of them as one and the same."""
     hidden: list[Float[Tensor, "positions width"]]
     maps: list[AttentionMap]
 
@@ -70,6 +72,7 @@ def read(model: Encoder, tokenizer: Tokenizer, text: str) -> Reading:
         ],
         spans=list(encoding.offsets),
         special=special,
+        unknown=encoding.tokens.count(getattr(tokenizer.model, "unk_token", None)),
         hidden=[layer[0] for layer in seen.hidden],
         maps=list(seen.maps),
     )

@@ -47,11 +47,15 @@ def see(
     comparison = None if word is None else compare(readings, word)
     screen = console()
     chosen = []
-    for reading in readings:
-        heads = telling(habits(reading))
-        shown = _shown(reading, heads, layer, head)
+    for number, reading in enumerate(readings):
+        measured = habits(reading)
+        heads = telling(measured)
+        tokens = [] if comparison is None else [place.tokens for place in comparison.places if place.reading == number]
+        shown = _shown(reading, measured, layer, head, [token for place in tokens for token in place])
         chosen.append(shown)
         screen.print()
+        if reading.unknown:
+            screen.print(f"{reading.unknown} of {len(reading.labels)} tokens are not in the model's vocabulary; it sees [UNK]")
         screen.print(heatmap(reading, *shown, screen.width))
         screen.print()
         screen.print(telling_table(reading, heads))
@@ -77,13 +81,23 @@ def _check(readings: Sequence[Reading], layer: int | None, head: int | None) -> 
             raise ArgumentError(must("see", name, f"lie in 0..{size - 1}", index, f"the model has {size} {name}s"))
 
 
-def _shown(reading: Reading, heads: dict[str, Head], layer: int | None, head: int | None) -> tuple[int, int]:
-    """Choose the head to draw: the one asked for, else the sharpest of those asked for."""
-    if layer is None and head is None:
-        return heads["most on the previous token"].layer, heads["most on the previous token"].head
-    among = [one for one in habits(reading) if layer in (None, one.layer) and head in (None, one.head)]
-    best = min(among, key=lambda one: one.entropy)
+def _shown(
+    reading: Reading, heads: Sequence[Head], layer: int | None, head: int | None, word: Sequence[int]
+) -> tuple[int, int]:
+    """Choose the head to draw, of those asked for: where the word looks hardest at a word further off, else the sharpest."""
+    among = [one for one in heads if layer in (None, one.layer) and head in (None, one.head)]
+    if word:
+        best = max(among, key=lambda one: _looks_afar(reading, one, word))
+    else:
+        best = min(among, key=lambda one: one.entropy)
     return best.layer, best.head
+
+
+def _looks_afar(reading: Reading, head: Head, word: Sequence[int]) -> float:
+    """Give the largest weight from a word's tokens to an ordinary token that is neither theirs nor beside them."""
+    near = {token + step for token in word for step in (-1, 0, 1)}
+    afar = [at for at, special in enumerate(reading.special) if not special and at not in near]
+    return reading.weights(head.layer)[head.head][list(word)][:, afar].max().item() if afar else 0.0
 
 
 def _numbers(

@@ -40,7 +40,7 @@ def heatmap(reading: Reading, layer: int, head: int, width: int) -> RenderableTy
         weights = seen.dense()[0, 0]
         header = Text(" " * margin)
         for label in labels:
-            header.append(_fit(label, cell - 1) + " ", style="dim")
+            header.append(set_cell_size(label, cell - 1) + " ", style="dim")
         lines = [_row(_fit(label, margin - 1), row, cell) for label, row in zip(labels, weights, strict=True)]
         return Group(title, header, *lines)
     columns, rows = min(count, width - margin), min(count, ROWS)
@@ -110,25 +110,25 @@ def comparison_table(readings: Sequence[Reading], word: str, comparison: Compari
         reading = readings[place.reading]
         shown.append(f"  {_letter(number)}  ", style="bold")
         shown.append(_excerpt(reading, place.tokens) + "\n")
-    title = Text(f"“{printable(word)}” in context: cosine of its vectors, as they are · centred", style="bold")
+    title = Text(f"“{printable(word)}” in context: the cosine of its vectors, layer by layer", style="bold")
     if not pairs:
         note = Text("  it stands in one place only: give two sentences or more that hold it", style="dim")
         return Group(title, shown, note)
-    fits = max(1, (width - 14) // 14)
-    table = Table(box=None, pad_edge=False)
-    table.add_column("layer", no_wrap=True)
-    for one, other in pairs[:fits]:
-        table.add_column(f"{_letter(one)}–{_letter(other)}", justify="right", no_wrap=True)
-    for layer in range(comparison.raw.shape[0]):
-        cells = [
-            f"{comparison.raw[layer, one, other]:.3f} · {comparison.centred[layer, one, other]:+.2f}"
-            for one, other in pairs[:fits]
-        ]
-        table.add_row("embeddings" if layer == 0 else f"after L{layer - 1}", *cells)
-    note = "  Embeddings are static: there the vectors differ by position alone. Raw cosines are all high; centred ones tell."
-    if len(pairs) > fits:
-        note += f" {len(pairs) - fits} more pairs: --json FILE."
-    return Group(title, shown, table, Text(note, style="dim"))
+    fits = pairs[: max(1, (width - 10) // 9)]
+    tables: list[RenderableType] = []
+    for name, cosines in (("centred (the layer's mean taken off)", comparison.centred), ("as they are", comparison.raw)):
+        table = Table(title=name, title_justify="left", title_style="italic", box=None, pad_edge=False)
+        table.add_column("layer", no_wrap=True, min_width=10)
+        for one, other in fits:
+            table.add_column(f"{_letter(one)}–{_letter(other)}", justify="right", no_wrap=True, min_width=6)
+        for layer in range(cosines.shape[0]):
+            cells = [f"{cosines[layer, one, other]:+.3f}" for one, other in fits]
+            table.add_row("embeddings" if layer == 0 else f"after L{layer - 1}", *cells)
+        tables += [table, Text()]
+    note = "Embeddings are static: there the vectors differ by position alone. Raw cosines are all high; centred ones tell."
+    if len(pairs) > len(fits):
+        note += f" {len(pairs) - len(fits)} more pairs: --json FILE."
+    return Group(title, shown, *tables, Text(note, style="dim"))
 
 
 def _letter(number: int) -> str:

