@@ -70,7 +70,7 @@ def see(
             View(reading.text, reading.labels, Layers(reading), start)
             for reading, start in zip(readings, chosen, strict=True)
         ]
-        size = write_page(out, views, title="qkv: attention", subtitle=model)
+        size = write_page(out, views, title="Attention", subtitle=model)
         screen.print(f"\npage: {out} ({size / 1e6:.2f} MB), open it in a browser", soft_wrap=True)
 
 
@@ -94,9 +94,10 @@ def _shown(
 
 
 def _looks_afar(reading: Reading, head: Head, word: Sequence[int]) -> float:
-    """Give the largest weight from a word's tokens to an ordinary token that is neither theirs nor beside them."""
+    """Give the largest weight from a word's tokens to another word that is not beside them."""
     near = {token + step for token in word for step in (-1, 0, 1)}
-    afar = [at for at, special in enumerate(reading.special) if not special and at not in near]
+    words = [any(one.isalnum() for one in label) for label in reading.labels]
+    afar = [at for at, is_word in enumerate(words) if is_word and not reading.special[at] and at not in near]
     return reading.weights(head.layer)[head.head][list(word)][:, afar].max().item() if afar else 0.0
 
 
