@@ -25,7 +25,7 @@ def page() -> str:
     parts = [HEAD]
     for kind, title in TITLES.items():
         parts.append(f"## {title}\n\n| name | equation | cost | paper |\n|---|---|---|---|")
-        rows = [(card.name, card.equation, card.cost, card.paper) for card in everything if card.kind == kind]
+        rows = [(card.name, card.equation, card.cost, card.paper or "—") for card in everything if card.kind == kind]
         parts[-1] += "".join("\n| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows) + "\n"
     return "\n".join(parts)
 
