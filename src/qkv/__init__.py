@@ -32,6 +32,8 @@ _HOME = {
     "mechanisms.luong": ("GlobalAttention", "InputFeeding", "Luong"),
     "mechanisms.monotonic": ("Monotonic",),
     "mechanisms.multihead": ("MultiHead",),
+    "models.bert": ("Bert", "BertConfig"),
+    "models.pretrained": ("default_folder", "default_model", "load_bert", "load_tokenizer", "save_bert"),
     "positions.alibi": ("alibi",),
     "positions.dense": ("dense_bias",),
     "positions.embeddings": ("LearnedPositions", "Segments"),

