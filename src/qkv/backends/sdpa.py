@@ -76,9 +76,11 @@ def _sdpa(
         query, key, value = (x.flatten(0, batch - 1) if batch else x.unsqueeze(0) for x in (query, key, value))
     if mask is not None and mask.ndim < 4:
         mask = mask.expand(1, *[1] * (3 - mask.ndim), *mask.shape)
+    # SDPA takes no symbol here, which is what a comparison of dynamic shapes would give.
+    grouped = {"enable_gqa": True} if call.group > 1 else {}
     with exact(grid.device):
         output = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=call.group > 1
+            query, key, value, attn_mask=mask, is_causal=causal, scale=scale, **grouped
         )
     output = output.to(call.value.dtype)
     return output if batch == 1 else output.reshape(*grid.batch, *output.shape[1:])

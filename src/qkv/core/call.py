@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qkv.core.checks import check_rate
+from qkv.core.checks import autocasts, check_rate
 from qkv.core.types import Bias, Grid, Mask, Score, Selection
 from qkv.errors import KindError, ShapeError, must
 
@@ -100,16 +100,15 @@ def check_fit(function: str, query: Tensor, key: Tensor, value: Tensor) -> None:
 
 def cast_as_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Cast as torch casts the inputs of its own attention: to autocast's dtype, float64 excepted."""
-    kind = tensors[0].device.type
-    if not torch.is_autocast_enabled(kind):
+    if not autocasts(tensors[0].device):
         return tensors
-    dtype = torch.get_autocast_dtype(kind)
+    dtype = torch.get_autocast_dtype(tensors[0].device.type)
     return tuple(tensor if tensor.dtype == torch.float64 else tensor.to(dtype) for tensor in tensors)
 
 
 def exact(device: torch.device) -> contextlib.AbstractContextManager:
     """Keep autocast from lowering the products within: scores and softmax are computed wide."""
-    if torch.is_autocast_enabled(device.type):
+    if autocasts(device):
         return torch.autocast(device.type, enabled=False)
     return contextlib.nullcontext()
 

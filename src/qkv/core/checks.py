@@ -5,19 +5,26 @@ from types import FunctionType
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from qkv.core.types import Grid
 from qkv.errors import ArgumentError, KindError, ShapeError, must
 
 
 def readable(tensor: Tensor) -> bool:
-    """Say whether a tensor's values can be read at once: on the CPU, real, and not being traced or mapped."""
+    """Say whether a tensor's values can be read at once: on the CPU, real, and not being traced, faked or mapped."""
     return (
         tensor.device.type == "cpu"
         and not torch.compiler.is_compiling()
         and type(tensor) in (Tensor, torch.nn.Parameter)
         and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        and not is_in_torch_dispatch_mode()
     )
+
+
+def autocasts(device: torch.device) -> bool:
+    """Say whether autocast is on for a device; not every kind of device knows it (meta does not)."""
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
 
 
 def is_integer(tensor: Tensor) -> bool:
@@ -96,7 +103,7 @@ def check_number(function: str, argument: str, value: object, rule: str, *, abov
 
 
 def check_values(function: str, argument: str, tensor: Tensor, rule: str, *, above: float | None = None) -> None:
-    """Raise ArgumentError unless numbers are finite, and greater than `above` if given, where they can be read at once."""
+    """Raise ArgumentError unless numbers are finite, and greater than `above` if given, where reading is free."""
     if readable(tensor):
         bad = ~tensor.isfinite() if above is None else ~(tensor.isfinite() & (tensor > above))
         if bad.any():
@@ -133,12 +140,18 @@ def check_same_width(function: str, query: Tensor, key: Tensor) -> None:
         raise ShapeError(must(function, "query and key", "have the same width", got, fix))
 
 
+def check_device(function: str, argument: str, tensor: Tensor, grid: Grid) -> None:
+    """Raise KindError unless a tensor is where the query is."""
+    if tensor.device != grid.device:
+        raise KindError(must(function, argument, f"be on the query's device {grid.device}", tensor.device))
+
+
 def check_dtype(function: str, argument: str, tensor: Tensor, weight: Tensor) -> None:
     """Raise KindError unless a tensor has the device and dtype of the weight it meets (autocast casts by itself)."""
     if tensor.device != weight.device:
         rule = f"be on the weights' device {weight.device}"
         raise KindError(must(function, argument, rule, tensor.device, f"module.to({str(tensor.device)!r})"))
-    if tensor.dtype != weight.dtype and not torch.is_autocast_enabled(tensor.device.type):
+    if tensor.dtype != weight.dtype and not autocasts(tensor.device):
         fix = f"module.to({tensor.dtype})"
         raise KindError(must(function, argument, f"have the weights' dtype {weight.dtype}", tensor.dtype, fix))
 
@@ -160,5 +173,4 @@ def check_spread(function: str, argument: str, tensor: Tensor, grid: Grid) -> No
     if not fits:
         rule = "spread out to [*batch, heads, queries, keys]"
         raise ShapeError(must(function, argument, rule, list(tensor.shape), f"the pairs are {list(whole)}"))
-    if tensor.device != grid.device:
-        raise KindError(must(function, argument, f"be on the query's device {grid.device}", tensor.device))
+    check_device(function, argument, tensor, grid)

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from qkv.core.card import Card
-from qkv.core.checks import check_offset, check_offset_kind, check_whole
+from qkv.core.checks import check_device, check_offset, check_offset_kind, check_whole
 from qkv.core.types import Grid
 from qkv.errors import ArgumentError, KindError, ShapeError, must
 
@@ -49,10 +49,11 @@ class T5Relative(nn.Module):
         nn.init.normal_(self.weight, std=heads**-0.5)
 
     def check(self, grid: Grid) -> None:
-        """Raise ShapeError unless there is a bias for each head."""
+        """Raise ShapeError unless there is a bias for each head, KindError if they are elsewhere."""
         if grid.heads != self.heads:
             raise ShapeError(must("T5Relative", "heads", f"equal the query's {grid.heads}", self.heads))
         check_offset("T5Relative", self.offset, grid)
+        check_device("T5Relative", "weight", self.weight, grid)
 
     def bucket(self, ahead: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
         """Number the bucket of key position − query position."""

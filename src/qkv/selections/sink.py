@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from qkv.core.card import Card
-from qkv.core.checks import check_values
+from qkv.core.checks import check_device, check_values
 from qkv.core.types import Grid, Selection, Summary
 from qkv.errors import KindError, ShapeError, must
 from qkv.selections.soft import exp_above, level
@@ -14,15 +14,22 @@ from qkv.selections.soft import exp_above, level
 class Sink(nn.Module, Selection):
     """Softmax whose sum also counts exp(sink). The summary is the logsumexp of the row and its sink, in two parts."""
 
+    logits: Tensor
+
     def __init__(self, logits: Tensor) -> None:
         super().__init__()
-        self.logits = logits
+        # A plain tensor is a buffer, so that `.to(device)` of whatever holds the sink takes it along.
+        if isinstance(logits, nn.Parameter):
+            self.logits = logits
+        else:
+            self.register_buffer("logits", logits, persistent=False)
 
     def check(self, grid: Grid) -> None:
-        """Raise ShapeError unless there is one sink, or one for each head."""
+        """Raise ShapeError unless there is one sink, or one for each head; KindError if they are elsewhere."""
         if self.logits.ndim == 1 and self.logits.shape[0] not in (1, grid.heads):
             rule = f"hold one number, or one for each of the {grid.heads} heads"
             raise ShapeError(must("sink", "logits", rule, list(self.logits.shape)))
+        check_device("sink", "logits", self.logits, grid)
 
     def summary(self, scores: Tensor) -> Summary:
         peak, rest = level(scores)
