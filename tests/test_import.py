@@ -11,7 +11,7 @@ def run(script: str) -> str:
 
 
 def test_import_brings_in_nothing_heavy():
-    heavy = "{'torch', 'numpy', 'typer', 'rich', 'tokenizers', 'safetensors', 'jaxtyping'}"
+    heavy = "{'torch', 'numpy', 'typer', 'rich', 'tokenizers', 'safetensors', 'jaxtyping', 'numba'}"
     assert run(f"import sys, qkv; print({heavy} & set(sys.modules))") == "set()\n"
 
 
