@@ -252,6 +252,16 @@ def test_errors(make, kind, text):
     assert str(raised.value) == text
 
 
+@pytest.mark.unhooked
+def test_a_mask_that_is_none_is_refused():
+    with pytest.raises(errors.KindError, match="&: the other side must be a mask; got str"):
+        layer_of()(sequence(), mask="causal", cache=RollingCache(4))
+    cache = Cache()
+    with pytest.raises(errors.KindError, match=r"dense_mask: tensor must be boolean; got torch\.float64"):
+        layer_of()(sequence(), mask=sequence(), cache=cache)
+    assert cache.seen == 0
+
+
 def test_gradients_are_refused():
     with torch.enable_grad(), pytest.raises(errors.UnsupportedError) as raised:
         layer_of()(sequence(), cache=Cache())

@@ -5,6 +5,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import subprocess
 import sys
 import types
 
@@ -108,6 +109,19 @@ def test_the_default_equals_transformers(minilm, transformers):
 
 
 @installed
+def test_the_default_is_the_same_function_in_float64(transformers):
+    # At padded places float32 leaves 3e-5 between any two orders of summing; float64 shows that they agree there too.
+    tokens = torch.randint(1000, 20000, (3, 24), generator=torch.Generator().manual_seed(0))
+    keep = torch.arange(24) < torch.tensor([[24], [11], [3]])
+    theirs = transformers.BertModel.from_pretrained(default_folder(), attn_implementation="eager").double().eval()
+    with torch.no_grad():
+        expected = theirs(tokens, attention_mask=keep.long(), output_hidden_states=True)
+        seen = default_model().double().encode(tokens, mask=qkv.padding(keys=keep))
+    for got, wanted in zip(seen.hidden, expected.hidden_states, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-12)
+
+
+@installed
 def test_the_default_has_what_it_has(minilm):
     assert minilm.config.layers == 6 and minilm.config.heads == 12 and minilm.config.width == 384
     assert minilm.pooler is not None and minilm.masked is None and minilm.next_sentence is None
@@ -206,6 +220,18 @@ def test_a_loaded_model_learns(tmp_path):
     bert = load_bert(tmp_path)
     bert.predict_tokens(bert(TOKENS)).square().sum().backward()
     assert bert.embeddings.tokens.weight.grad.abs().sum() > 0
+
+
+def test_loading_draws_nothing(folder):
+    script = f"""
+import sys, torch, qkv
+before = torch.get_rng_state()
+qkv.load_bert({str(folder)!r})
+assert torch.equal(torch.get_rng_state(), before)
+assert "sympy" not in sys.modules, "torch imports it to draw on the meta device, which takes seconds"
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 # Kinds of files

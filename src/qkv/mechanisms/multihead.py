@@ -131,10 +131,11 @@ class MultiHead(nn.Module):
             query, key = self.positions(query, behind), self.positions(key, places)
         if cache is None:
             return query, key, value, mask
+        mask = dense_mask(mask) if isinstance(mask, Tensor) else mask
         key, value, shown = cache.extend(key, value)
-        if mask is None or shown is None:
-            return query, key, value, shown if mask is None else mask
-        return query, key, value, (dense_mask(mask) if isinstance(mask, Tensor) else mask) & shown
+        if shown is not None:
+            mask = shown if mask is None else shown & mask
+        return query, key, value, mask
 
     def _check(self, x: Tensor, memory: Tensor | None, cache: KeyValueCache | None) -> Tensor:
         for name, tensor, linear in (("x", x, self.query), ("memory", x if memory is None else memory, self.key)):

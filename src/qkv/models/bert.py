@@ -234,7 +234,7 @@ def _gelu(config: BertConfig) -> nn.GELU:
 
 
 def _initialise(module: nn.Module) -> None:
-    """Draw matrices from N(0, 0.02); biases stay 0 and norms 1, as the paper's code does."""
+    """Draw matrices from N(0, 0.02), as the paper's code does; biases are 0 and norms 1."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear):

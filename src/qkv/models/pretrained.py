@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordPiece
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from qkv.errors import ArgumentError, FileError, KindError, UnsupportedError, must
 from qkv.models.bert import Bert, BertConfig
@@ -94,8 +95,7 @@ def load_bert(folder: str | PathLike[str]) -> Bert:
     folder = _find(folder, "load_bert")
     config = _read_config(folder / "config.json")
     tensors = _plain_names(_read_tensors(folder))
-    # Nothing is drawn by chance: on the meta device there are shapes alone.
-    with torch.device("meta"):
+    with torch.device("meta"), _Undrawn():
         bert = Bert(config)
     for head in ("pooler", "masked", "next_sentence"):
         if not any(name.startswith(_their_name(f"{head}.")) for name in tensors):
@@ -224,6 +224,18 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves parameters undrawn: they are read instead. On the meta device, drawing also costs seconds of imports."""
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: object, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> object:
+        kwargs = kwargs or {}
+        if function.__name__ in ("normal_", "uniform_", "kaiming_uniform_"):
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return function(*args, **kwargs)
 
 
 # Names
