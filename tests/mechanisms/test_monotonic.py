@@ -168,8 +168,10 @@ def test_a_query_that_sees_nothing_moves_nothing(module):
     assert context[:, 1].eq(0).all() and expected.weights[:, 1].eq(0).all()
     torch.testing.assert_close(context[:, left], others)
     torch.testing.assert_close(expected.last, without.last)
+    nn.init.constant_(module.offset, 1.0)
     walked, stopped = module.decode(query, memory, mask=shown)
     assert walked[:, 1].eq(0).all() and stopped.index[:, 1].eq(-1).all()
+    assert stopped.index[:, 3].max() >= 0
     assert torch.equal(walked[:, left], module.decode(query[:, left], memory)[0])
 
 

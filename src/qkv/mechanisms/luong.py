@@ -227,6 +227,6 @@ CARDS = (
         equation="h_t = cell([x_t; h̃_{t−1}], h_{t−1}),  h̃_t = tanh(W_c [c_t; h_t])",
         paper="Luong et al. 2015, arXiv:1508.04025",
         cost="n steps of m scores",
-        build=lambda: InputFeeding(nn.GRUCell(16, 8), Luong(8, 8, GlobalAttention(dot()))),
+        build=lambda: InputFeeding(nn.RNNCell(16, 8), Luong(8, 8, GlobalAttention(dot()))),
     ),
 )
