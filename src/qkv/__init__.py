@@ -7,8 +7,6 @@ The common names are here; each lives in the file of its concept, and is importe
 
 import importlib
 
-__version__ = "0.1.0"
-
 _HOME = {
     "attention": ("attend", "attend_with_map", "attention_map"),
     "core.map": ("AttentionMap",),
@@ -59,6 +57,10 @@ __all__ = sorted(_WHERE)
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("qkv")
     if name not in _WHERE:
         raise AttributeError(f"module 'qkv' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"qkv.{_WHERE[name]}"), name)
