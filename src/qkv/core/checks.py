@@ -1,7 +1,7 @@
 """What is checked before any work: shapes, kinds and, where reading costs nothing, values."""
 
 import math
-from types import FunctionType
+from types import BuiltinFunctionType, FunctionType
 
 import torch
 from torch import Tensor
@@ -50,8 +50,10 @@ def check_part(function: str, argument: str, part: object) -> None:
     if isinstance(part, type | FunctionType):
         got, fix = part.__name__, f"call it: {part.__name__}(...)"
     else:
-        got, fix = repr(part), "a mask goes to mask=" if is_mask else f"such as {example}"
-    raise KindError(must(function, argument, f"be a {argument} of qkv", got, fix))
+        got = part.__name__ if isinstance(part, BuiltinFunctionType) else repr(part)
+        fix = "a mask goes to mask=" if is_mask else f"such as {example}"
+    kind = "selection" if argument == "select" else argument
+    raise KindError(must(function, argument, f"be a {kind} of qkv", got, fix))
 
 
 def check_integers(function: str, argument: str, numbers: object) -> None:

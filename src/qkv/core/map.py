@@ -130,7 +130,8 @@ class AttentionMap:
             if size > most:
                 raise ArgumentError(must("AttentionMap.pooled", name, f"be <= {most}", size))
         if reduce not in (torch.mean, torch.amax):
-            raise ArgumentError(must("AttentionMap.pooled", "reduce", "be torch.mean or torch.amax", reduce))
+            got = getattr(reduce, "__name__", repr(reduce))
+            raise ArgumentError(must("AttentionMap.pooled", "reduce", "be torch.mean or torch.amax", got))
         how = "sum" if reduce is torch.mean else "amax"
         box_row = self.grid.rows() * height // self.grid.queries
         box_column = self.grid.columns() * width // self.grid.keys

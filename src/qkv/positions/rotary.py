@@ -31,7 +31,7 @@ class Rotary:
         Only the first `self.dim` features turn, when that is given.
 
         Cost: O(positions·dim) time.
-        Raises: ShapeError if the width is odd or less than `self.dim`; KindError unless x is floating, positions integer.
+        Raises: ShapeError if the width is odd or less than `self.dim`; KindError unless x is floating, positions whole.
         """
         if not isinstance(x, Tensor) or not x.is_floating_point():
             got = x.dtype if isinstance(x, Tensor) else type(x).__name__

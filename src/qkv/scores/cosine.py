@@ -46,7 +46,7 @@ def unit(x: Float[Tensor, "*lead dim"]) -> Float[Tensor, "*lead dim"]:
     largest = x.detach().abs().amax(-1, keepdim=True) if x.shape[-1] else x.sum(-1, keepdim=True)
     x = x / torch.where(largest > 0, largest, 1)
     square = (x * x).sum(-1, keepdim=True)
-    return x * torch.where(square > 0, square, 1).rsqrt()
+    return x * torch.where(square > 0, square, torch.inf).rsqrt()
 
 
 def cosine(temperature: float | Float[Tensor, "*heads"] = 0.1) -> Cosine:
@@ -61,7 +61,7 @@ def cosine(temperature: float | Float[Tensor, "*heads"] = 0.1) -> Cosine:
             raise KindError(must("cosine", "temperature", "be a floating tensor", temperature.dtype))
         if temperature.ndim > 1:
             raise ShapeError(must("cosine", "temperature", "have the shape [] or [heads]", list(temperature.shape)))
-        check_values("cosine", "temperature", temperature, "finite and > 0", above=0)
+        check_values("cosine", "temperature", temperature, "finite and > 0", above=0.0)
     else:
         check_number("cosine", "temperature", temperature, "a finite number > 0", above=0.0)
     return Cosine(temperature)
