@@ -21,7 +21,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # torch.compile(fullgraph=True) cannot trace the shape checks, and they would answer a wrong argument before qkv does.
+    # torch.compile(fullgraph=True) cannot trace the shape checks, and they would answer a wrong argument first.
     if config.option.markexpr != UNHOOKED:
         install_import_hook("qkv", "beartype.beartype")
 

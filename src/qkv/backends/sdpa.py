@@ -42,7 +42,7 @@ def run(call: Call) -> tuple[Tensor, None]:
     query, key, value = call.query, call.key, call.value
     pair = _pair(call)
     assert isinstance(pair, DotPair)
-    if call.bias is None and (call.mask is None or _square_causal(call)):
+    if call.bias is None and (call.mask is None or square_causal(call)):
         query, key = call.score.prepare(query, key)
         return _sdpa(call, query, key, value, None, pair.scale, causal=call.mask is not None), None
     grid, rows, columns = call.grid, call.grid.rows(), call.grid.columns()
@@ -59,7 +59,7 @@ def run(call: Call) -> tuple[Tensor, None]:
     return torch.where(sees, output, 0), None
 
 
-def _square_causal(call: Call) -> bool:
+def square_causal(call: Call) -> bool:
     square = call.grid.queries == call.grid.keys
     return square and isinstance(call.mask, Causal) and (call.mask.offset is None)
 
@@ -88,7 +88,7 @@ def _sdpa(
 
 def _cost(call: Call) -> Cost:
     pairs = all_pairs(call)
-    causal = call.bias is None and call.mask is not None and _square_causal(call)
+    causal = call.bias is None and call.mask is not None and square_causal(call)
     if causal:
         pairs = pairs * (call.grid.queries + 1) // (2 * call.grid.queries)
     dense = not causal and not (call.mask is None and call.bias is None)

@@ -176,6 +176,10 @@ class Bias(Protocol):
 class Mask(Protocol):
     """Which pairs may meet. True = may attend."""
 
+    def __hash__(self) -> int:
+        """Tell masks of numbers apart by their numbers, others by identity."""
+        ...
+
     @property
     def is_value(self) -> bool:
         """Whether the mask holds numbers alone, no tensor: then it is hashable and its plan may be kept."""

@@ -65,7 +65,7 @@ def telling(heads: list[Head]) -> dict[str, Head]:
 
 
 def links(reading: Reading, head: Head, count: int = 3) -> list[tuple[int, int, float]]:
-    """Find a head's strongest links between ordinary tokens: query, key, weight. Special tokens only if it has no other."""
+    """Find a head's strongest links: query, key, weight. Special tokens count only where there are no others."""
     weights = reading.weights(head.layer)[head.head].clone()
     special = torch.tensor(reading.special)
     if not special.all():

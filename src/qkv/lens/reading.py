@@ -18,8 +18,15 @@ from qkv.errors import ArgumentError, must
 class Encoded(Protocol):
     """What a model tells of one pass: the vectors before and after each layer, and each layer's attention."""
 
-    hidden: Sequence[Float[Tensor, "batch positions width"]]
-    maps: Sequence[AttentionMap]
+    @property
+    def hidden(self) -> Sequence[Float[Tensor, "batch positions width"]]:
+        """The vectors that enter the first layer, and those that leave each."""
+        ...
+
+    @property
+    def maps(self) -> Sequence[AttentionMap]:
+        """The attention of each layer."""
+        ...
 
 
 @runtime_checkable
@@ -72,7 +79,7 @@ def read(model: Encoder, tokenizer: Tokenizer, text: str) -> Reading:
         ],
         spans=list(encoding.offsets),
         special=special,
-        unknown=encoding.tokens.count(getattr(tokenizer.model, "unk_token", None)),
+        unknown=sum(token == getattr(tokenizer.model, "unk_token", None) for token in encoding.tokens),
         hidden=[layer[0] for layer in seen.hidden],
         maps=list(seen.maps),
     )

@@ -55,7 +55,9 @@ def see(
         chosen.append(shown)
         screen.print()
         if reading.unknown:
-            screen.print(f"{reading.unknown} of {len(reading.labels)} tokens are not in the model's vocabulary; it sees [UNK]")
+            screen.print(
+                f"{reading.unknown} of {len(reading.labels)} tokens are not in the model's vocabulary; it sees [UNK]"
+            )
         screen.print(heatmap(reading, *shown, screen.width))
         screen.print()
         screen.print(telling_table(reading, heads))
@@ -84,7 +86,7 @@ def _check(readings: Sequence[Reading], layer: int | None, head: int | None) -> 
 def _shown(
     reading: Reading, heads: Sequence[Head], layer: int | None, head: int | None, word: Sequence[int]
 ) -> tuple[int, int]:
-    """Choose the head to draw, of those asked for: where the word looks hardest at a word further off, else the sharpest."""
+    """Choose the head to draw: where the word looks hardest at a word further off; without a word, the sharpest."""
     among = [one for one in heads if layer in (None, one.layer) and head in (None, one.head)]
     if word:
         best = max(among, key=lambda one: _looks_afar(reading, one, word))
@@ -120,7 +122,11 @@ def _numbers(
                     name: {"layer": one.layer, "head": one.head, "links": links(reading, one, 10)}
                     for name, one in telling(heads).items()
                 },
-                "shown": {"layer": layer, "head": head, "weights": reading.maps[layer].head(head).dense()[0, 0].tolist()},
+                "shown": {
+                    "layer": layer,
+                    "head": head,
+                    "weights": reading.maps[layer].head(head).dense()[0, 0].tolist(),
+                },
             }
         ]
     if comparison is not None:

@@ -46,9 +46,7 @@ def heatmap(reading: Reading, layer: int, head: int, width: int) -> RenderableTy
     columns, rows = min(count, width - margin), min(count, ROWS)
     weights = seen.pooled(rows, columns, reduce=torch.amax)[0, 0]
     first = [-(-row * count // rows) for row in range(rows)]
-    lines = [
-        _row(_fit(labels[at], margin - 1), row, max(1, cell)) for at, row in zip(first, weights, strict=True)
-    ]
+    lines = [_row(_fit(labels[at], margin - 1), row, max(1, cell)) for at, row in zip(first, weights, strict=True)]
     if rows < count or columns < count:
         title.append(f" ({count} tokens in {rows} × {columns} boxes, the largest weight of each)", style="dim")
     return Group(title, *lines)
@@ -112,11 +110,15 @@ def comparison_table(readings: Sequence[Reading], word: str, comparison: Compari
         shown.append(_excerpt(reading, place.tokens) + "\n")
     title = Text(f"“{printable(word)}” in context: the cosine of its vectors, layer by layer", style="bold")
     if not pairs:
-        note = Text("  it stands in one place only: give two sentences or more that hold it", style="dim")
-        return Group(title, shown, note)
+        return Group(
+            title, shown, Text("it stands in one place only: give two sentences or more that hold it", style="dim")
+        )
     fits = pairs[: max(1, (width - 10) // 9)]
     tables: list[RenderableType] = []
-    for name, cosines in (("centred (the layer's mean taken off)", comparison.centred), ("as they are", comparison.raw)):
+    for name, cosines in (
+        ("centred (the layer's mean taken off)", comparison.centred),
+        ("as they are", comparison.raw),
+    ):
         table = Table(title=name, title_justify="left", title_style="italic", box=None, pad_edge=False)
         table.add_column("layer", no_wrap=True, min_width=10)
         for one, other in fits:
@@ -125,7 +127,7 @@ def comparison_table(readings: Sequence[Reading], word: str, comparison: Compari
             cells = [f"{cosines[layer, one, other]:+.3f}" for one, other in fits]
             table.add_row("embeddings" if layer == 0 else f"after L{layer - 1}", *cells)
         tables += [table, Text()]
-    note = "Embeddings are static: there the vectors differ by position alone. Raw cosines are all high; centred ones tell."
+    note = "Embeddings are static: they differ by position alone. Raw cosines are all high; centred ones tell."
     if len(pairs) > len(fits):
         note += f" {len(pairs) - len(fits)} more pairs: --json FILE."
     return Group(title, shown, *tables, Text(note, style="dim"))

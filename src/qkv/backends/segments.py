@@ -1,0 +1,248 @@
+"""SDPA over the live keys of each block of queries: what a mask hides is neither read nor computed (CPU).
+
+A mask is cut into *pieces*: neighbouring blocks of queries whose runs of keys are equally long and advance in step. A
+piece is one call of PyTorch's flash attention on overlapping strided views; pieces of the same rows merge by logsumexp.
+The backward pass goes over the same pieces with the merged output and logsumexp, which is exact.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from qkv.backends.pieces import Piece, Pieces, plan_pieces
+from qkv.backends.sdpa import SDPA, square_causal
+from qkv.core.backend import Backend, Cost, all_pairs, dense_cost
+from qkv.core.call import Call
+from qkv.core.reference import hide_rows, spread_heads
+from qkv.core.types import DotPair, Summary
+from qkv.scores.dot import Dot
+from qkv.selections.soft import Softmax
+
+BLOCK, TRAINING_BLOCK = 64, 128
+"""Queries in a block: a longer one computes more of what is hidden, a shorter one costs more in the backward pass."""
+
+FEWEST_PAIRS = 512 * 512
+"""Pairs a head below which one masked call beats several small ones."""
+
+WORTH = 0.7
+"""Share of the pairs computed, above which one masked call is as good."""
+
+WORKSPACE = 8 << 20
+"""Bytes of key gradients that a call of the backward pass may make before they are added up."""
+
+_FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
+
+
+def refuses(call: Call) -> str | None:
+    """Say what of a call the pieces do not express, or why they would not pay, or None."""
+    query, grid = call.query, call.grid
+    if grid.device.type != "cpu":
+        return f"it runs on the CPU, not on {grid.device}"
+    if not isinstance(call.score.pair(query.shape[-1], call.key.shape[-1]), DotPair):
+        return f"it scores by dot products alone, not by {call.score}"
+    if not isinstance(call.select, Softmax):
+        return f"it selects by softmax alone, not by {call.select}"
+    if call.mask is None:
+        return "there is no mask, so nothing to skip"
+    if call.bias is not None:
+        return "it has no place for a bias"
+    if call.dropout:
+        return "it has no dropout"
+    if query.dtype == torch.float16:
+        return "on the CPU float16 rounds the weights"
+    if torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(query):
+        return "its pieces are cut by plain Python, which torch.compile and torch.func cannot follow"
+    if grid.queries * grid.keys < FEWEST_PAIRS or 0 in (*query.shape, *call.value.shape):
+        return f"{grid.queries} × {grid.keys} pairs a head are too few to cut"
+    if square_causal(call):
+        return "PyTorch's own causal path skips as much"
+    if call.mask.is_value:
+        share = _pieces(call).pairs / max(1, all_pairs(call))
+        if share > WORTH:
+            return f"the mask leaves {share:.0%} of the pairs to compute"
+    return None
+
+
+def run(call: Call) -> tuple[Tensor, Summary | None]:
+    """Attend piece by piece."""
+    grid, query, key, value = call.grid, call.query, call.key, call.value
+    pieces = _pieces(call)
+    if pieces.pairs > WORTH * all_pairs(call):
+        # Only the values of a data mask could tell.
+        return SDPA.run(call)
+    pair = call.score.pair(query.shape[-1], key.shape[-1])
+    assert isinstance(pair, DotPair)
+    if pieces.fill or not isinstance(call.score, Dot):
+        query, key, value = hide_rows(query, key, value, _lead(pieces.sees, call), _lead(pieces.shown, call))
+    query, key = call.score.prepare(query, key)
+    width, features = query.shape[-1], value.shape[-1]
+    key, value = spread_heads(key, call.group), spread_heads(value, call.group)
+    # Flash attention wants one width; zeros change no product.
+    query, key = (F.pad(x, (0, max(0, features - width))) for x in (query, key))
+    value = F.pad(value, (0, max(0, width - features)))
+    query, key, value = (x.reshape(-1, *x.shape[-3:]).contiguous() for x in (query, key, value))
+    if torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value)):
+        output = Segments.apply(query, key, value, pieces, pair.scale)
+    else:
+        output, _ = forward(query, key, value, pieces, pair.scale)
+    return output[..., :features].reshape(*grid.batch, *output.shape[1:-1], features), None
+
+
+def _pieces(call: Call) -> Pieces:
+    assert call.mask is not None
+    return plan_pieces(call.mask, call.grid, TRAINING_BLOCK if call.needs_gradient else BLOCK)
+
+
+def _lead(flags: Tensor, call: Call) -> Tensor:
+    """Give flags [batch or 1, heads or 1, positions] the call's own batch dimensions."""
+    batch = call.grid.batch if flags.shape[0] > 1 else (1,) * len(call.grid.batch)
+    return flags.reshape(*batch, *flags.shape[1:])
+
+
+class Segments(torch.autograd.Function):
+    """The pieces, with a backward pass that goes over them again."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, pieces: Pieces, scale: float) -> Tensor:
+        output, level = forward(query, key, value, pieces, scale)
+        ctx.save_for_backward(query, key, value, output, level)
+        ctx.pieces, ctx.scale = pieces, scale
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, output, level = ctx.saved_tensors
+        found = backward(gradient.contiguous(), query, key, value, output, level, ctx.pieces, ctx.scale)
+        return (*found, None, None)
+
+
+def forward(
+    query: Float[Tensor, "batch heads queries dim"],
+    key: Float[Tensor, "batch heads keys dim"],
+    value: Float[Tensor, "batch heads keys dim"],
+    pieces: Pieces,
+    scale: float,
+) -> tuple[Float[Tensor, "batch heads queries dim"], Float[Tensor, "batch heads queries 1"]]:
+    """Attend piece by piece; also give each row's logsumexp."""
+    output = torch.zeros_like(query)
+    level = query.new_full((*query.shape[:-1], 1), -torch.inf, dtype=torch.promote_types(query.dtype, torch.float32))
+    for piece in pieces.pieces:
+        part, height = _FORWARD(
+            _rows(query, piece),
+            _keys(key, piece),
+            _keys(value, piece),
+            0.0,
+            False,
+            attn_mask=_tile(piece, query),
+            scale=scale,
+        )
+        height = height.unsqueeze(-1)
+        if piece.blind is not None:
+            # The flash kernel says 0 where it should say −inf.
+            height = torch.where(piece.blind[:, None], -torch.inf, height)
+            part = torch.where(piece.blind[:, None], 0, part)
+        into, onto = _rows(output, piece), _rows(level, piece)
+        if piece.first:
+            into.copy_(part)
+            onto.copy_(height)
+        else:
+            both = torch.logaddexp(onto, height)
+            both_ = torch.where(both > -torch.inf, both, 0)
+            into.copy_(into * (onto - both_).exp() + part * (height - both_).exp())
+            onto.copy_(both)
+    return output, level
+
+
+def backward(
+    gradient: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    output: Tensor,
+    level: Tensor,
+    pieces: Pieces,
+    scale: float,
+) -> tuple[Tensor, ...]:
+    """Go over the pieces again: with the merged output and logsumexp, each gives its share of the gradients."""
+    # exp(score − inf) is 0: a row that sees nothing passes nothing on.
+    level = torch.where(level > -torch.inf, level, torch.inf)
+    gradients = tuple(torch.zeros_like(x) for x in (query, key, value))
+    for piece in pieces.pieces:
+        ours = [_rows(x, piece) for x in (gradient, query, output, level)]
+        theirs = [_keys(x, piece) for x in (key, value)]
+        # A few lanes at a time: gradients that stay in the cache, and in memory that the allocator keeps.
+        lanes = max(1, WORKSPACE // (piece.blocks * piece.keys * key.shape[-1] * key.element_size()))
+        for at in range(0, ours[0].shape[0], lanes):
+            some = slice(at, at + lanes)
+            above, queries, out, height = (x[some] for x in ours)
+            keys, values = (x[some] for x in theirs)
+            parts = _BACKWARD(
+                above,
+                queries,
+                keys,
+                values,
+                out,
+                height.squeeze(-1),
+                0.0,
+                False,
+                attn_mask=_tile(piece, query),
+                scale=scale,
+            )
+            _rows(gradients[0], piece)[some].add_(parts[0])
+            for whole, part in zip(gradients[1:], parts[1:], strict=True):
+                _add_keys(whole, part, piece, some)
+    return gradients
+
+
+def _tile(piece: Piece, query: Tensor) -> Tensor | None:
+    return None if piece.tile is None else piece.tile.to(query.dtype)[None, None]
+
+
+def _rows(x: Float[Tensor, "batch heads queries dim"], piece: Piece) -> Float[Tensor, "lanes blocks rows dim"]:
+    return _view(x, piece, piece.row, piece.rows, piece.rows)
+
+
+def _keys(x: Float[Tensor, "batch heads keys dim"], piece: Piece) -> Float[Tensor, "lanes blocks run dim"]:
+    return _view(x, piece, piece.key, piece.keys, piece.step)
+
+
+def _view(x: Tensor, piece: Piece, start: int, size: int, step: int) -> Tensor:
+    """See each block's positions, `size` from `start + i·step` on, without a copy; they may overlap."""
+    batch, head = piece.lane
+    if batch is not None:
+        x = x[batch : batch + 1]
+    if head is not None:
+        x = x[:, head : head + 1]
+    lanes = x.shape[0] * x.shape[1]
+    lane = x.stride(0) if x.shape[1] == 1 else x.stride(1)
+    strides = (lane, step * x.stride(2), x.stride(2), x.stride(3))
+    return x.as_strided((lanes, piece.blocks, size, x.shape[3]), strides, x.storage_offset() + start * x.stride(2))
+
+
+def _add_keys(whole: Tensor, part: Float[Tensor, "lanes blocks run dim"], piece: Piece, lanes: slice) -> None:
+    """Add what each block gives its keys; blocks overlap, so they go in slices that do not."""
+    if piece.step == 0:
+        _keys(whole, piece)[lanes, :1].add_(part.sum(1, keepdim=True))
+        return
+    for at in range(0, piece.keys, piece.step):
+        size = min(piece.step, piece.keys - at)
+        _view(whole, piece, piece.key + at, size, piece.step)[lanes].add_(part[:, :, at : at + size])
+
+
+def _cost(call: Call) -> Cost:
+    return dense_cost(call, _pieces(call).pairs, 0)
+
+
+SEGMENTS = Backend(
+    name="segments",
+    refuses=refuses,
+    run=run,
+    cost=_cost,
+    caveat=lambda call: "NaN or inf in a key or value that only some queries see may reach others near them",
+)

@@ -1,0 +1,196 @@
+"""Attention piece by piece equals the definition, forward and backward, and reads nothing that is hidden."""
+
+import pytest
+import torch
+from budget import assert_gradients_within, assert_within
+from hypothesis import given
+from hypothesis import strategies as st
+from oracle import grids, trees
+
+import qkv
+from qkv.attention import call_of
+from qkv.backends import segments
+from qkv.errors import UnsupportedError
+
+LENGTHS = torch.tensor([37, 90])
+MASKS = {
+    "causal window": qkv.window(20),
+    "two-sided window": qkv.window(before=10, after=5),
+    "dilated window": qkv.window(9, dilation=3),
+    "window and prefix": qkv.causal() & (qkv.window(20) | qkv.prefix(4)),
+    "prefix": qkv.prefix(11),
+    "key padding": qkv.padding(keys=LENGTHS),
+    "key and query padding": qkv.padding(keys=LENGTHS, queries=LENGTHS),
+    "left padding": qkv.padding(keys=LENGTHS, left=True) & qkv.causal(),
+    "kept keys": qkv.padding(keys=torch.rand(2, 90, generator=torch.Generator().manual_seed(1)) > 0.7),
+    "documents": qkv.documents(torch.tensor([30, 1, 29, 10])) & qkv.causal(),
+    "documents of each row": qkv.documents(torch.tensor([[50, 40], [90, 0]])),
+    "offsets": qkv.window(16, offset=torch.tensor([-20, 8])),
+    "BigBird": qkv.bigbird(8, window=1, random=1),
+    "layout of each head": qkv.blocks(torch.rand(4, 9, 9, generator=torch.Generator().manual_seed(2)) > 0.7, 10),
+    "later keys": ~qkv.causal(),
+}
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Cut small grids, into small pieces."""
+    monkeypatch.setattr(segments, "FEWEST_PAIRS", 0)
+    monkeypatch.setattr(segments, "WORTH", 2.0)
+    monkeypatch.setattr(segments, "BLOCK", 8)
+    monkeypatch.setattr(segments, "TRAINING_BLOCK", 16)
+    monkeypatch.setattr(segments, "WORKSPACE", 1)
+
+
+def tensors(dtype=torch.float64, *, queries=90, keys=90, heads=4, key_heads=2, width=6, value=6, batch=(2,)):
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((heads, queries, width), (key_heads, keys, width), (key_heads, keys, value))
+    return [torch.randn(*batch, *shape, generator=generator).to(dtype).requires_grad_() for shape in shapes]
+
+
+def both(inputs, impl, **choices):
+    """Attend, and give the output and the gradients of all inputs."""
+    output = qkv.attend(*inputs, impl=impl, **choices)
+    above = torch.linspace(-1, 1, output.numel()).view(output.shape).to(output.dtype)
+    return output, torch.autograd.grad(output, inputs, above)
+
+
+def copies(inputs, dtype):
+    return [x.detach().to(dtype).requires_grad_() for x in inputs]
+
+
+@pytest.mark.parametrize("name", MASKS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_equals_the_definition_within_the_budget(name, dtype):
+    inputs = tensors(dtype)
+    output, gradients = both(inputs, "segments", mask=MASKS[name])
+    exact, exact_gradients = both(copies(inputs, torch.float64), "reference", mask=MASKS[name])
+    plain_dtype = torch.float32 if dtype == torch.float64 else dtype
+    plain, plain_gradients = both(copies(inputs, plain_dtype), "reference", mask=MASKS[name])
+    assert_within(output, exact, plain, inputs[2], what=name)
+    assert_gradients_within(gradients, exact_gradients, plain_gradients, what=name)
+    with torch.no_grad():
+        assert_within(qkv.attend(*inputs, mask=MASKS[name], impl="segments"), exact, plain, inputs[2], what=name)
+
+
+@given(st.data())
+def test_random_masks_on_random_grids(data):
+    grid = data.draw(grids().filter(lambda grid: grid.queries and grid.keys))
+    # A causal mask by itself is PyTorch's.
+    mask = data.draw(trees(grid)) & ~qkv.window(1, offset=99)
+    inputs = tensors(
+        queries=grid.queries, keys=grid.keys, heads=grid.heads, key_heads=1, batch=grid.batch,
+        width=data.draw(st.sampled_from([1, 3, 6])), value=data.draw(st.sampled_from([1, 6, 8])),
+    )  # fmt: skip
+    output, gradients = both(inputs, "segments", mask=mask)
+    right, right_gradients = both(inputs, "reference", mask=mask)
+    torch.testing.assert_close(output, right, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(gradients, right_gradients, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("score", [qkv.dot(), qkv.scaled_dot(0.3), qkv.cosine(0.5), qkv.Bilinear(6, 6).double()])
+def test_every_dot_score(score):
+    inputs = tensors()
+    for ours, right in zip(
+        both(inputs, "segments", mask=qkv.window(20), score=score),
+        both(inputs, "reference", mask=qkv.window(20), score=score),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, right, rtol=1e-11, atol=1e-11)
+
+
+def test_a_row_without_a_key_is_exactly_0_with_gradients_0():
+    inputs = tensors()
+    output, gradients = both(inputs, "segments", mask=MASKS["offsets"])
+    assert (output[0, :, :20] == 0).all() and (gradients[0][0, :, :20] == 0).all()
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("score", [qkv.scaled_dot(), qkv.cosine()])
+@pytest.mark.parametrize("name", ["kept keys", "key and query padding", "offsets", "layout of each head"])
+def test_nan_that_nobody_sees_reaches_nothing(name, score):
+    mask, clean = MASKS[name], tensors()
+    dense = mask.dense(90, 90, batch=(2,), heads=4).expand(2, 4, 90, 90)
+    hidden = ~dense.any(-2).unflatten(1, (2, 2)).any(2)
+    blind = ~dense.any(-1)
+    assert hidden.any() or blind.any()
+    dirty = [x.detach().clone() for x in clean]
+    dirty[0][blind] = torch.nan
+    dirty[1][hidden], dirty[2][hidden] = torch.inf, torch.nan
+    dirty = [x.requires_grad_() for x in dirty]
+    expected, got = both(clean, "segments", mask=mask, score=score), both(dirty, "segments", mask=mask, score=score)
+    assert torch.equal(got[0], expected[0])
+    for one, other in zip(got[1], expected[1], strict=True):
+        assert torch.equal(one, other)
+
+
+def test_strided_inputs_are_as_good():
+    inputs = [x.detach().transpose(1, 2).contiguous().transpose(1, 2).requires_grad_() for x in tensors()]
+    plain = [x.detach().contiguous().requires_grad_() for x in inputs]
+    ours, theirs = (both(each, "segments", mask=qkv.window(20)) for each in (inputs, plain))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+def test_a_second_derivative_is_refused():
+    inputs = tensors()
+    output = qkv.attend(*inputs, mask=qkv.window(20), impl="segments")
+    (gradient,) = torch.autograd.grad(output.square().sum(), inputs[:1], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+def test_the_plan_takes_it_where_it_skips(monkeypatch):
+    monkeypatch.undo()
+    query, key, value = (torch.randn(1, 2, 1024, 8) for _ in range(3))
+    lengths = torch.tensor([1000])
+    assert qkv.explain(query, key, value, mask=qkv.window(64)).backend == "segments"
+    assert qkv.explain(query, key, value, mask=qkv.padding(keys=lengths)).backend == "segments"
+    computed = qkv.explain(query, key, value, mask=qkv.window(64))
+    assert computed.cost.pairs < 0.15 * computed.pairs_possible
+    assert qkv.explain(query, key, value).backend == "sdpa"
+    assert qkv.explain(query, key, value, mask=qkv.causal()).backend == "sdpa"
+
+
+def test_a_data_mask_that_hides_little_goes_to_sdpa(monkeypatch):
+    monkeypatch.undo()
+    inputs = [torch.randn(1, 2, 1024, 8) for _ in range(3)]
+    mask = qkv.dense_mask(torch.rand(1024, 1024, generator=torch.Generator().manual_seed(0)) > 0.1)
+    assert torch.equal(qkv.attend(*inputs, mask=mask), qkv.attend(*inputs, mask=mask, impl="sdpa"))
+
+
+@pytest.mark.parametrize(
+    ("choices", "reason"),
+    [
+        ({}, "there is no mask, so nothing to skip"),
+        ({"mask": qkv.causal()}, "PyTorch's own causal path skips as much"),
+        ({"mask": qkv.window(9), "dropout": 0.1}, "it has no dropout"),
+        ({"mask": qkv.window(9), "bias": qkv.alibi(heads=2)}, "it has no place for a bias"),
+        ({"mask": qkv.window(9), "select": qkv.sparsemax()}, "it selects by softmax alone, not by sparsemax()"),
+        ({"mask": qkv.window(9), "score": qkv.soft_cap(qkv.dot(), 5.0)}, "it scores by dot products alone, not by "),
+        ({"mask": ~qkv.window(9)}, "the mask leaves 100% of the pairs to compute"),
+        ({"mask": qkv.window(9), "queries": 100}, "100 × 1024 pairs a head are too few to cut"),
+        ({"mask": qkv.window(9), "dtype": torch.float16}, "on the CPU float16 rounds the weights"),
+        ({"mask": qkv.window(9), "device": "meta"}, "it runs on the CPU, not on meta"),
+    ],
+)
+def test_reasons(monkeypatch, choices, reason):
+    monkeypatch.undo()
+    queries, dtype = choices.pop("queries", 1024), choices.pop("dtype", torch.float32)
+    device = choices.pop("device", "cpu")
+    query, key, value = (torch.zeros(2, size, 4, dtype=dtype, device=device) for size in (queries, 1024, 1024))
+    with pytest.raises(UnsupportedError) as error:
+        qkv.attend(query, key, value, impl="segments", **choices)
+    assert f"segments: {reason}" in str(error.value)
+
+
+def test_under_vmap_it_gives_way():
+    inputs = [torch.randn(3, 2, 64, 4) for _ in range(3)]
+    mapped = torch.func.vmap(lambda q, k, v: qkv.attend(q, k, v, mask=qkv.window(9)))(*inputs)
+    assert torch.allclose(mapped, qkv.attend(*inputs, mask=qkv.window(9)), atol=1e-5)
+
+
+def test_what_it_costs_is_what_it_computes():
+    query, key, value = tensors()
+    call = call_of("t", query, key, value, None, None, MASKS["causal window"], None, 0.0)
+    plan = segments.plan_pieces(MASKS["causal window"], call.grid, 16)
+    assert segments.SEGMENTS.cost(call).pairs == plan.pairs == sum(p.blocks * p.rows * p.keys for p in plan.pieces) * 8
