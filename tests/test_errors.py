@@ -116,24 +116,6 @@ TABLE = [
     (lambda: attend(Q, K, V, dropout=True), qkv.KindError, "attend: dropout must be a number; got bool"),
     (lambda: attend(Q, K, V, dropout="0.1"), qkv.KindError, "attend: dropout must be a number; got str"),
     (
-        lambda: attend(Q, K, V, impl="flash"),
-        qkv.ArgumentError,
-        "attend: impl must be one of auto, fused, reference, segments, sdpa; got 'flash'",
-    ),
-    (
-        lambda: attend(Q, K, V, impl=None),
-        qkv.ArgumentError,
-        "attend: impl must be one of auto, fused, reference, segments, sdpa; got None",
-    ),
-    (
-        lambda: attend(Q, K, V, impl="fused", select=qkv.sparsemax()),
-        qkv.UnsupportedError,
-        (
-            "attend: impl='fused' must have a fast path for this call; got none (segments: it selects by softmax "
-            "alone, not by sparsemax(); sdpa: it selects by softmax alone, not by sparsemax())"
-        ),
-    ),
-    (
         lambda: attend(Q, K, V, impl="sdpa", score=qkv.soft_cap(qkv.dot(), 2.0)),
         qkv.UnsupportedError,
         (
