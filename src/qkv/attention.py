@@ -104,8 +104,7 @@ def call_of(
             fix = "True = may attend; a tensor of numbers to add goes to bias="
             raise KindError(must(function, "mask", "be a boolean tensor or a mask", mask.dtype, fix))
         mask = dense_mask(mask)
-    check_part(function, "score", score)
-    check_part(function, "bias", bias)
-    check_part(function, "mask", mask)
-    check_part(function, "select", select)
+    for argument, part in (("score", score), ("bias", bias), ("mask", mask), ("select", select)):
+        if part is not None:
+            check_part(function, argument, part)
     return make_call(function, query, key, value, score or _SCALED_DOT, bias, mask, select or _SOFTMAX, dropout)

@@ -68,8 +68,9 @@ def _sdpa(
     call: Call, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, causal: bool
 ) -> Tensor:
     """Call SDPA on four dimensions, which its fast paths want."""
-    grid, batch = call.grid, len(call.grid.batch)
-    query, key, value = (x.to(_dtype(call)) for x in (query, key, value))
+    grid, batch, dtype = call.grid, len(call.grid.batch), _dtype(call)
+    if dtype != query.dtype:
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     if batch != 1:
         if mask is not None and mask.ndim > 3:
             mask = mask.expand(*grid.batch, *mask.shape[-3:]).flatten(0, batch - 1)
@@ -82,7 +83,8 @@ def _sdpa(
         output = F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, is_causal=causal, scale=scale, **grouped
         )
-    output = output.to(call.value.dtype)
+    if output.dtype != call.value.dtype:
+        output = output.to(call.value.dtype)
     return output if batch == 1 else output.reshape(*grid.batch, *output.shape[1:])
 
 

@@ -40,6 +40,8 @@ _BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.
 
 def refuses(call: Call) -> str | None:
     """Say what of a call the pieces do not express, or why they would not pay, or None."""
+    if call.mask is None:
+        return "there is no mask, so nothing to skip"
     query, grid = call.query, call.grid
     if grid.device.type != "cpu":
         return f"it runs on the CPU, not on {grid.device}"
@@ -47,8 +49,6 @@ def refuses(call: Call) -> str | None:
         return f"it scores by dot products alone, not by {call.score}"
     if not isinstance(call.select, Softmax):
         return f"it selects by softmax alone, not by {call.select}"
-    if call.mask is None:
-        return "there is no mask, so nothing to skip"
     if call.bias is not None:
         return "it has no place for a bias"
     if call.dropout:
