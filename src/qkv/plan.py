@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from qkv.backends.additive import ADDITIVE
 from qkv.backends.plain import PLAIN
 from qkv.backends.sdpa import SDPA
 from qkv.backends.segments import SEGMENTS
@@ -10,7 +9,7 @@ from qkv.core.backend import Backend
 from qkv.core.call import Call
 from qkv.errors import ArgumentError, UnsupportedError, must
 
-FUSED = (SEGMENTS, SDPA, ADDITIVE)
+FUSED = (SEGMENTS, SDPA)
 """The fast paths, the fastest first."""
 
 
