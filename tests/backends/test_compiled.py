@@ -151,7 +151,7 @@ def doubling(tmp_path):
 def test_compiled_once_and_kept_on_disk(doubling):
     first, second = _script(doubling), _script(doubling)
     assert first.stdout == second.stdout == "42.0\n", first.stderr + second.stderr
-    assert first.stderr == "qkv: compiling total, once (kept on disk)\n"
+    assert first.stderr == "qkv: compiling qkv.doubling.total, once (kept on disk)\n"
     assert second.stderr == ""
 
 
@@ -169,7 +169,7 @@ def test_no_folder_to_write_to(doubling, tmp_path):
     environment = {"HOME": str(nowhere), "XDG_CACHE_HOME": str(nowhere), "NUMBA_CACHE_DIR": str(nowhere / "cache")}
     done = _script(doubling, **environment)
     assert done.stdout == "42.0\n", done.stderr
-    assert done.stderr == "qkv: compiling total, once (for this process)\n"
+    assert done.stderr == "qkv: compiling qkv.doubling.total, once (for this process)\n"
 
 
 def test_a_disk_that_fills_up_breaks_no_call(monkeypatch, tmp_path):
@@ -219,8 +219,8 @@ def test_the_time_is_told_to_who_asks(caplog, monkeypatch):
         assert three(1.0) == 4.0
         assert three(2.0) == 5.0
     first, then = caplog.records
-    assert first.getMessage() == "qkv: compiling three, once (kept on disk)" and first.levelname == "WARNING"
-    assert re.fullmatch(r"qkv: compiled three in \d+\.\d s", then.getMessage()) and then.levelname == "INFO"
+    assert first.getMessage() == "qkv: compiling qkv.test.three, once (kept on disk)" and first.levelname == "WARNING"
+    assert re.fullmatch(r"qkv: compiled qkv\.test\.three in \d+\.\d s", then.getMessage()) and then.levelname == "INFO"
 
 
 def test_what_needs_no_kernel_brings_no_numba():

@@ -13,14 +13,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
-from typing import Any, TypeVar
+from typing import Any
 
 import numba
 import torch
 from numba.core import event
 from numba.core.caching import FunctionCache
-
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 # Every fast-math flag but `nnan` and `ninf`: infinities and NaN mean something here.
 _MATH = {"nsz", "arcp", "contract", "afn", "reassoc"}
@@ -28,7 +26,7 @@ _MATH = {"nsz", "arcp", "contract", "afn", "reassoc"}
 _log = logging.getLogger("qkv")
 
 
-def kernel(function: Function) -> Function:
+def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a function of numbers and NumPy arrays with numba, at its first call and once for each kind of arguments.
 
     It runs without the GIL; a division by zero gives inf or NaN. The result is kept on disk, where there is a place for
@@ -68,7 +66,7 @@ class _Teller(event.Listener):
         if _is_ours(event):
             if not self.depth:
                 kept = "kept on disk" if isinstance(event.data["dispatcher"]._cache, _Cache) else "for this process"
-                _log.warning("qkv: compiling %s, once (%s)", event.data["dispatcher"].py_func.__name__, kept)
+                _log.warning("qkv: compiling %s, once (%s)", _name(event), kept)
                 self.since = time.perf_counter()
             self.depth += 1
 
@@ -77,11 +75,16 @@ class _Teller(event.Listener):
             self.depth -= 1
             if not self.depth:
                 took = time.perf_counter() - self.since
-                _log.info("qkv: compiled %s in %.1f s", event.data["dispatcher"].py_func.__name__, took)
+                _log.info("qkv: compiled %s in %.1f s", _name(event), took)
 
 
 def _is_ours(event: event.Event) -> bool:
     return event.data["dispatcher"].py_func.__module__.startswith("qkv.")
+
+
+def _name(event: event.Event) -> str:
+    function = event.data["dispatcher"].py_func
+    return f"{function.__module__}.{function.__name__}"
 
 
 event.register("numba:compile", _Teller())

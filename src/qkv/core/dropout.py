@@ -25,12 +25,20 @@ def keep(
     rate: float, seed: Int[Tensor, ""], rows: Int[Tensor, " rows"], columns: Int[Tensor, " columns"], grid: Grid
 ) -> Bool[Tensor, "*batch heads rows columns"]:
     """Say which pairs of a tile survive: each with probability 1 − rate, whatever tile it is asked in."""
+    drawn = mix(mix(streams(seed, grid)[..., None] ^ rows)[..., None] ^ columns)
+    return drawn >= threshold(rate)
+
+
+def streams(seed: Int[Tensor, ""], grid: Grid) -> Int[Tensor, "*batch heads"]:
+    """Give each batch row and head the 32 bits that its queries and keys are scrambled with."""
     stream = mix(mix(seed & _LOW) ^ (seed >> 32))
     batch = torch.arange(torch.Size(grid.batch).numel(), device=grid.device).view(*grid.batch, 1)
-    heads = torch.arange(grid.heads, device=grid.device)
-    lanes = mix(mix(stream ^ batch) ^ heads)
-    drawn = mix(mix(lanes[..., None] ^ rows)[..., None] ^ columns)
-    return drawn >= round(rate * (1 << 32))
+    return mix(mix(stream ^ batch) ^ torch.arange(grid.heads, device=grid.device))
+
+
+def threshold(rate: float) -> int:
+    """Give the number, of 2³², from which on a scrambled pair survives."""
+    return round(rate * (1 << 32))
 
 
 def drop(

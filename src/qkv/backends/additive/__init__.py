@@ -1,0 +1,181 @@
+"""Softmax attention by additive scores, fused on the CPU: nothing is stored for a pair, least of all for its features.
+
+The backward pass scores each tile again. Custom operators of torch carry both, so torch.compile and gradcheck work.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from qkv.backends.additive.tiles import Tiles, plan_tiles
+from qkv.core.backend import Backend, Cost, dense_cost
+from qkv.core.call import Call, exact
+from qkv.core.dropout import draw_seed, streams
+from qkv.core.reference import hide_rows
+from qkv.core.types import AdditivePair, wide
+from qkv.selections.soft import Softmax
+
+
+def refuses(call: Call) -> str | None:
+    """Say what of a call the kernels do not express, or None."""
+    if call.grid.device.type != "cpu":
+        return f"it runs on the CPU, not on {call.grid.device}"
+    if not isinstance(call.score.pair(call.query.shape[-1], call.key.shape[-1]), AdditivePair):
+        return f"it scores by v · tanh(q + k) alone, not by {call.score}"
+    if not isinstance(call.select, Softmax):
+        return f"it selects by softmax alone, not by {call.select}"
+    if call.bias is not None:
+        return "it has no place for a bias"
+    if 0 in (*call.query.shape, *call.key.shape, *call.value.shape):
+        return "there are no pairs, or no features"
+    if any(torch._C._functorch.is_functorch_wrapped_tensor(x) for x in (call.query, call.key, call.value)):
+        return "torch.func cannot look into its kernels"
+    if torch.compiler.is_compiling() and call.mask is not None:
+        return "torch.compile cannot follow how a mask is cut into tiles"
+    return None
+
+
+def run(call: Call) -> tuple[Tensor, None]:
+    """Attend tile by tile."""
+    grid, query, key, value = call.grid, call.query, call.key, call.value
+    tiles = _tiles(call)
+    if call.mask is not None:
+        sees, shown = tiles.sees(grid.queries), tiles.shown(grid.keys)
+        query, key, value = hide_rows(query, key, value, _lead(sees, call), _lead(shown, call))
+    query, key = call.score.prepare(query, key)
+    pair = call.score.pair(call.query.shape[-1], call.key.shape[-1])
+    assert isinstance(pair, AdditivePair)
+    dtype = wide(query.dtype)
+    # Each lane is a key head, its rows the queries of all the heads that share it.
+    heads = value.shape[-3]
+    key = key.expand(*value.shape[:-1], key.shape[-1])
+    key, value = (x.to(dtype).reshape(-1, grid.keys, x.shape[-1]) for x in (key, value))
+    query = query.to(dtype).reshape(key.shape[0], call.group * grid.queries, -1)
+    lines = streams(draw_seed(grid.device), grid) if call.dropout else query.new_zeros(1, dtype=torch.int64)
+    with exact(grid.device):
+        output, *_ = attend(
+            *(x.contiguous() for x in (query, key, value, pair.vector.to(dtype))),
+            tiles.table,
+            tiles.patterns,
+            lines.reshape(-1),
+            grid.queries,
+            heads,
+            call.dropout,
+        )
+    return output.reshape(*grid.batch, grid.heads, grid.queries, -1).to(call.value.dtype), None
+
+
+def _tiles(call: Call) -> Tiles:
+    return plan_tiles(call.mask, call.grid)
+
+
+def _lead(flags: Bool[Tensor, "batch heads positions"], call: Call) -> Tensor:
+    """Give flags, whose batch and heads may be 1, the call's own batch dimensions."""
+    batch = call.grid.batch if flags.shape[0] > 1 else (1,) * len(call.grid.batch)
+    return flags.reshape(*batch, *flags.shape[1:])
+
+
+@torch.library.custom_op("qkv::additive_attention", mutates_args=())
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    vector: Tensor,
+    table: Tensor,
+    patterns: Tensor,
+    streams: Tensor,
+    queries: int,
+    key_heads: int,
+    rate: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Attend; also give each row's peak and Σ exp(score − peak).
+
+    query [lanes, rows, hidden], key [lanes, keys, hidden], value [lanes, keys, dim], vector [hidden]; a lane is a key
+    head of a batch row, its rows the `queries` of each head that shares it. The table and its patterns are `Tiles`',
+    the streams [lanes · heads of each] dropout's.
+    """
+    from qkv.backends.additive import numba
+
+    return numba.attend(query, key, value, vector, table, patterns, streams, queries, key_heads, rate)
+
+
+@attend.register_fake
+def _(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    vector: Tensor,
+    table: Tensor,
+    patterns: Tensor,
+    streams: Tensor,
+    queries: int,
+    key_heads: int,
+    rate: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    rows = query.shape[:-1]
+    return query.new_empty(*rows, value.shape[-1]), query.new_empty(rows), query.new_empty(rows)
+
+
+@torch.library.custom_op("qkv::additive_attention_backward", mutates_args=())
+def gradients(
+    gradient: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    vector: Tensor,
+    table: Tensor,
+    patterns: Tensor,
+    streams: Tensor,
+    output: Tensor,
+    peak: Tensor,
+    total: Tensor,
+    queries: int,
+    key_heads: int,
+    rate: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Give the gradients of query, key, value and vector, from that of the output."""
+    from qkv.backends.additive import numba
+
+    return numba.gradients(
+        gradient, query, key, value, vector, table, patterns, streams, output, peak, total, queries, key_heads, rate
+    )
+
+
+@gradients.register_fake
+def _(
+    gradient: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    vector: Tensor,
+    *rest: object,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), torch.empty_like(vector)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    *tensors, ctx.queries, ctx.key_heads, ctx.rate = inputs
+    ctx.save_for_backward(*tensors, *output)
+
+
+def _backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    found = gradients(gradient.contiguous(), *ctx.saved_tensors, ctx.queries, ctx.key_heads, ctx.rate)
+    return (*found, *[None] * 6)
+
+
+attend.register_autograd(_backward, setup_context=_save)
+
+
+def _cost(call: Call) -> Cost:
+    return dense_cost(call, _tiles(call).pairs(call.grid), 0)
+
+
+def _caveat(call: Call) -> str:
+    if call.mask is None:
+        return ""
+    return "NaN or inf in a key or value that only some queries see may reach others near them"
+
+
+ADDITIVE = Backend(name="additive", refuses=refuses, run=run, cost=_cost, caveat=_caveat)
