@@ -12,10 +12,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from qkv.core.settle import settle
 from qkv.errors import UnsupportedError, must
 
 if TYPE_CHECKING:
     from qkv.core.runs import Runs
+
+# Everything of qkv imports this module before it computes.
+settle()
 
 Summary: TypeAlias = tuple[Tensor, ...]
 """What a selection must know of a whole row: tensors [*batch, heads, rows], a handful of numbers a row."""
