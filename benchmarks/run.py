@@ -143,7 +143,7 @@ def main() -> None:
     cases = [case for case in (make() for make in CASES) if chosen.case in case.name]
     if not cases:
         options.error(f"no case holds {chosen.case!r}: {', '.join(make().name for make in CASES)}")
-    title = f"processor time, {threads} thread{'s' * (threads > 1)}, medians of {chosen.rounds}, torch {torch.__version__}"
+    title = f"processor time, {threads} threads, medians of {chosen.rounds}, torch {torch.__version__}"
     table = Table("case", "qkv, ms", "peer", "ms", "ratio", "spread", title=title)
     table.columns[0].min_width = 24
     results = {}
@@ -160,7 +160,8 @@ def main() -> None:
                 table.add_row(case.name, *row, f"{spread[0]:.3g}–{spread[1]:.3g}")
     Console().print(table)
     if chosen.save:
-        RESULTS.write_text(json.dumps({"threads": threads, "torch": torch.__version__, "ratios": results}, indent=1) + "\n")
+        found = {"threads": threads, "torch": torch.__version__, "ratios": results}
+        RESULTS.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

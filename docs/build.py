@@ -26,7 +26,8 @@ def page() -> str:
     for kind, title in TITLES.items():
         parts.append(f"## {title}\n\n| name | equation | cost | paper |\n|---|---|---|---|")
         rows = [(card.name, card.equation, card.cost, card.paper or "—") for card in everything if card.kind == kind]
-        parts[-1] += "".join("\n| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows) + "\n"
+        lines = ("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
+        parts[-1] = "\n".join([parts[-1], *lines]) + "\n"
     return "\n".join(parts)
 
 

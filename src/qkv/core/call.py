@@ -13,7 +13,7 @@ from qkv.errors import KindError, ShapeError, must
 
 @dataclass(eq=False, slots=True)
 class Call:
-    """The inputs and choices of one call, checked against each other. Nobody changes it: freezing costs a microsecond."""
+    """The inputs and choices of one call, checked against each other. Not frozen only because that costs time."""
 
     query: Tensor
     key: Tensor
