@@ -73,7 +73,7 @@ def expanded(x: Tensor) -> Tensor:
 MIXED, SHARED = (transposed, columns_first, offset), (expanded, expanded, expanded)
 
 
-@pytest.mark.parametrize("layouts", [MIXED, MIXED[::-1], SHARED], ids=["mixed", "mixed otherwise", "expanded"])
+@pytest.mark.parametrize("layouts", [MIXED, SHARED], ids=["mixed", "expanded"])
 @each_path
 @each_part
 def test_strides_do_not_matter(card: Card, impl: str, layouts: tuple[Callable[[Tensor], Tensor], ...]) -> None:
