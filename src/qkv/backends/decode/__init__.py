@@ -1,0 +1,186 @@
+"""A few queries against many keys, as in a step of generation (CPU): each key and value is read once.
+
+All query heads of a key head meet it together, the keys are split among the threads, and what a mask hides from all of
+them is not read. Caches with spare capacity are read where they lie, half precision by its bits.
+
+Paper: the parts of a row are merged as in Dao et al. 2023 (Flash-Decoding).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn import functional as F
+
+from qkv.core.backend import Backend, Cost
+from qkv.core.call import Call
+from qkv.core.checks import readable
+from qkv.core.types import CappedPair, DotPair
+from qkv.masks.causal import Causal
+from qkv.scores.dot import Dot
+from qkv.scores.softcap import SoftCap
+from qkv.selections.soft import Softmax
+
+MOST_ROWS = 16
+"""Queries that may share a key head's keys (its heads × queries); for more, matrix products are faster."""
+
+FEWEST_NUMBERS = 1 << 16
+"""Numbers in keys and values below which PyTorch's attention is done before the threads have begun."""
+
+UNITS, UNIT = 64, 512
+"""Parts to split the keys of all heads into, none below 512 keys. They do not depend on the number of threads."""
+
+_BITS = {torch.bfloat16: torch.uint16, torch.float16: torch.int16}
+"""What the kernel knows half precision by; to NumPy float16 is known, but not to numba, and bfloat16 to neither."""
+
+
+def refuses(call: Call) -> str | None:
+    """Say what of a call the kernel does not express, or why it would not pay, or None."""
+    grid = call.grid
+    if grid.device.type != "cpu":
+        return f"it runs on the CPU, not on {grid.device}"
+    rows = grid.queries * call.group
+    if rows > MOST_ROWS:
+        return f"{rows} rows of queries meet each key (its heads × queries), more than {MOST_ROWS}"
+    if call.query.dtype not in (torch.float32, *_BITS):
+        return f"it computes in float32, not in {call.query.dtype}"
+    if _dot(call) is None:
+        return f"it scores by dot products alone, softly capped or not, not by {call.score}"
+    if not isinstance(call.select, Softmax):
+        return f"it selects by softmax alone, not by {call.select}"
+    if call.bias is not None:
+        return "it has no place for a bias"
+    if call.dropout:
+        return "it has no dropout"
+    if call.needs_gradient or (torch.is_grad_enabled() and not _is_fixed(call)) or forward_ad._current_level >= 0:
+        return "it gives no gradients (with torch.no_grad(): ...)"
+    if not all(map(readable, (call.query, call.key, call.value))):
+        return "it reads memory itself, which torch.compile, torch.func and fake tensors cannot follow"
+    if 0 in (*call.query.shape, *call.key.shape, *call.value.shape):
+        return "there are no pairs, or no features"
+    if call.key.numel() + call.value.numel() < FEWEST_NUMBERS:
+        return f"{grid.keys} keys are too few to split among threads"
+    return None
+
+
+def _dot(call: Call) -> tuple[DotPair, float] | None:
+    """Give the pair and its cap (0 for none) if it is a dot product."""
+    pair = call.score.pair(call.query.shape[-1], call.key.shape[-1])
+    pair, cap = (pair.inner, pair.cap) if isinstance(pair, CappedPair) else (pair, 0.0)
+    return (pair, cap) if isinstance(pair, DotPair) else None
+
+
+def _is_fixed(call: Call) -> bool:
+    """Say whether nothing of a score can learn."""
+    score = call.score.score if isinstance(call.score, SoftCap) else call.score
+    return isinstance(score, Dot)
+
+
+class Live(NamedTuple):
+    """What the queries may see: runs of keys of each lane (or of all alike), and a tile where not all see the same.
+
+    A lane is a key head, or where a mask tells its query heads apart, a query head.
+    """
+
+    starts: np.ndarray
+    stops: np.ndarray
+    by_query_head: bool = False
+    tile: np.ndarray = np.zeros(1, np.uint8)
+    steps: tuple[int, ...] = (0, 0, 0, 0)
+    tile_from: int = 0
+    tile_to: int = 0
+
+
+def _live(call: Call) -> Live:
+    grid, mask = call.grid, call.mask
+    if mask is None or (grid.queries == 1 and isinstance(mask, Causal) and mask.offset is None):
+        return Live(np.zeros((1, 1), np.int64), np.full((1, 1), grid.keys))
+    some, every = mask.runs(grid.queries, grid)
+    starts, stops = some.start.squeeze(-2), some.stop.squeeze(-2)
+    by_query_head = call.group > 1 and starts.ndim > 1 and starts.shape[-2] > 1
+    heads = grid.heads if by_query_head else call.key.shape[-3]
+    if starts.shape[:-1].numel() > 1:
+        lead = (*grid.batch, heads, starts.shape[-1])
+        starts, stops = starts.expand(lead), stops.expand(lead)
+    runs = [ends.reshape(-1, ends.shape[-1]).contiguous().numpy() for ends in (starts, stops)]
+    if some.start.shape == every.start.shape and torch.equal(some.start, every.start) and torch.equal(some.stop, every.stop):
+        return Live(*runs, by_query_head)
+    alive = runs[0] < runs[1]
+    if not alive.any():
+        return Live(*runs, by_query_head)
+    low, high = int(runs[0][alive].min()), int(runs[1][alive].max())
+    tile = mask.tile(grid.rows(), torch.arange(low, high), grid).contiguous()
+    tile = tile.expand(*grid.batch, grid.heads, *tile.shape[-2:]).reshape(-1, grid.heads, *tile.shape[-2:])
+    flat, steps = _numbers(tile.view(torch.uint8))
+    return Live(*runs, by_query_head, flat, steps, low, high)
+
+
+def _numbers(tensor: Tensor) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Give all numbers from a tensor's first to its last, in one dimension and without a copy, and its steps."""
+    steps = tensor.stride()
+    extent = 1 + sum((size - 1) * step for size, step in zip(tensor.shape, steps, strict=True))
+    flat = tensor.detach().as_strided((extent,), (1,))
+    bits = _BITS.get(tensor.dtype)
+    return (flat if bits is None else flat.view(bits)).numpy(), steps
+
+
+def run(call: Call) -> tuple[Tensor, None]:
+    """Attend part by part, and merge."""
+    from qkv.backends.compiled import in_parallel
+    from qkv.backends.decode import kernel
+
+    grid, found, live = call.grid, _dot(call), _live(call)
+    assert found is not None
+    pair, cap = found
+    query, key = call.score.prepare(call.query, call.key)
+    key = _four(key.expand(*call.key.shape[:-1], key.shape[-1]), kernel.WIDTH)
+    value = _four(call.value, kernel.WIDTH)
+    share = call.group if live.by_query_head else 1
+    heads = key.shape[1] * share
+    lanes, dim = key.shape[0] * heads, value.shape[3]
+    rows = grid.queries * call.group // share
+    filled = -(-rows // kernel.ROWS) * kernel.ROWS
+    queries = query.reshape(lanes, rows, query.shape[-1]).float()
+    if filled != rows or key.shape[3] != query.shape[-1]:
+        queries = F.pad(queries, (0, key.shape[3] - query.shape[-1], 0, filled - rows))
+    parts = max(1, min(-(-UNITS // lanes), int((live.stops - live.starts).sum(-1).max()) // UNIT))
+    output = np.empty((lanes, parts, filled * dim), np.float32)
+    levels = np.empty((lanes, parts, filled, 2), np.float32)
+    task = (
+        queries.detach().reshape(lanes, -1).numpy(), grid.queries, heads, share, *_numbers(key), *_numbers(value),
+        live.starts, live.stops, live.tile, live.steps, live.tile_from, live.tile_to,
+        np.float32(pair.scale), np.float32(cap), output, levels, rows,
+    )  # fmt: skip
+    threads = torch.get_num_threads()
+    pieces = min(lanes * parts, 4 * threads) if threads > 1 else 1
+    units = [lanes * parts * piece // pieces for piece in range(pieces + 1)]
+    in_parallel(lambda piece: kernel.attend(*task, units[piece], units[piece + 1]), pieces)
+    result = torch.empty(lanes, rows * dim)
+    kernel.merge(output, levels, result.numpy())
+    result = result.view(*call.query.shape[:-1], dim)[..., : call.value.shape[-1]]
+    return result.to(call.value.dtype), None
+
+
+def _four(x: Tensor, width: int) -> Tensor:
+    """See the batch as one dimension and each position's numbers side by side, at least as many as `width`."""
+    x = x.reshape(-1, *x.shape[-3:]) if x.ndim != 4 else x
+    if x.shape[3] < width:
+        return F.pad(x, (0, width - x.shape[3]))
+    return x if x.stride(3) == 1 else x.contiguous()
+
+
+def _cost(call: Call) -> Cost:
+    live, found = _live(call), _dot(call)
+    assert found is not None
+    grid, width, dim = call.grid, found[0].dim, call.value.shape[-1]
+    batch = torch.Size(grid.batch).numel()
+    lanes = batch * (grid.heads if live.by_query_head else call.key.shape[-3])
+    keys = int((live.stops - live.starts).sum()) * lanes // live.starts.shape[0]
+    pairs = keys * batch * grid.heads * grid.queries // lanes
+    ends = call.query.numel() + batch * grid.heads * grid.queries * dim
+    return Cost(pairs, pairs * (2 * width + 2 * dim + 5), (keys * (width + dim) + ends) * call.query.element_size())
+
+
+DECODE = Backend(name="decode", refuses=refuses, run=run, cost=_cost, caveat=lambda call: "")
