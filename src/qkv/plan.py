@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from qkv.backends.flex import FLEX
 from qkv.backends.plain import PLAIN
 from qkv.backends.sdpa import SDPA
 from qkv.backends.segments import SEGMENTS
@@ -9,7 +10,7 @@ from qkv.core.backend import Backend
 from qkv.core.call import Call
 from qkv.errors import ArgumentError, UnsupportedError, must
 
-FUSED = (SEGMENTS, SDPA)
+FUSED = (SEGMENTS, FLEX, SDPA)
 """The fast paths, the fastest first."""
 
 
