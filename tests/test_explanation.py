@@ -8,13 +8,12 @@ QKV = torch.zeros(3, 1, 2, 256, 8).unbind()
 
 
 def test_it_tells_what_runs_and_why_nothing_faster_does() -> None:
-    told = qkv.explain(*QKV, score=qkv.soft_cap(qkv.dot(), 2.0), bias=qkv.alibi(heads=2), mask=qkv.causal())
+    told = qkv.explain(*QKV, bias=qkv.alibi(heads=2), mask=qkv.causal(), select=qkv.sparsemax())
     text = str(told)
-    assert text.startswith("soft_cap(dot(), 2) + alibi(heads=2) · causal() → softmax()\nbackend   reference\nnot ")
-    assert "sdpa: it scores by dot products alone, not by soft_cap(dot(), 2)" in text
+    assert text.startswith("scaled_dot() + alibi(heads=2) · causal() → sparsemax()\nbackend   reference\nnot ")
+    assert "sdpa: it selects by softmax alone, not by sparsemax()" in text
     assert told.pairs_possible == told.cost.pairs == 2 * 256 * 256
-    # Two blocks of 128 queries see 128 and 256 keys.
-    assert told.pairs_alive == 2 * 128 * (128 + 256)
+    assert told.pairs_alive == 2 * 256 * 257 // 2
     assert "dropout 0.1" in qkv.explain(*QKV, dropout=0.1).choices
 
 

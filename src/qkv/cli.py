@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from qkv.errors import QkvError
+from qkv.errors import ArgumentError, QkvError, must
 
 __all__ = ["app", "main"]
 
@@ -57,14 +57,24 @@ def see(
     layer: Annotated[int | None, typer.Option(help="The layer to draw, from 0; by default a telling one.")] = None,
     head: Annotated[int | None, typer.Option(help="The head to draw, from 0; by default a telling one.")] = None,
     word: Annotated[str | None, typer.Option(help="Compare this word's vectors across the sentences.")] = None,
-    out: Annotated[Path | None, typer.Option(metavar="PAGE.html", help="Write a page with every head.")] = None,
-    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the numbers.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="PAGE.html", help="Write a page with every head; a page of qkv's own is replaced."),
+    ] = None,
+    json: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the numbers as JSON; qkv's own file is replaced.")
+    ] = None,
 ) -> None:
     """See the attention of a model over some sentences."""
+    for text in texts:
+        if not text.strip():
+            raise ArgumentError(must("see", "TEXT", "hold something to read", repr(text)))
     from qkv.lens.reading import read
+    from qkv.lens.see import check_files
     from qkv.lens.see import see as look
     from qkv.models.pretrained import default_folder, load_bert, load_tokenizer
 
+    check_files(out, json)
     folder = model or default_folder()
     bert, tokenizer = load_bert(folder), load_tokenizer(folder)
     readings = [read(bert, tokenizer, text) for text in texts]

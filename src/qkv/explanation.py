@@ -11,9 +11,6 @@ from qkv.core.call import Call
 from qkv.core.types import Bias, Mask, Score, Selection
 from qkv.plan import make_plan
 
-BLOCK = 128
-"""Queries in a block, when counting what a mask leaves alive."""
-
 
 @dataclass(frozen=True)
 class Explanation:
@@ -35,7 +32,7 @@ class Explanation:
             f"backend   {self.backend}",
             *(f"not       {name}: {reason}" for name, reason in self.refused),
             f"pairs     {self.cost.pairs:,} computed of {self.pairs_possible:,} possible ({share:.0%})",
-            f"alive     {self.pairs_alive:,} ({alive:.1%}) by blocks of {BLOCK} queries",
+            f"may meet  {self.pairs_alive:,} at most ({alive:.1%})",
             f"work      {self.cost.flops:,} FLOPs, {self.cost.bytes:,} bytes moved (estimates)",
         ]
         return "\n".join([*lines, f"caveat    {self.caveat}"] if self.caveat else lines)
@@ -78,14 +75,11 @@ def explain(
 
 
 def _alive(call: Call) -> int:
-    """Count the pairs in key runs that some query of each block may see."""
+    """Count the pairs that the mask lets meet, row by row; runs with holes count whole."""
     grid = call.grid
     if call.mask is None or not grid.queries or grid.device.type == "meta":
         return all_pairs(call)
-    some, _ = call.mask.runs(BLOCK, grid)
-    count = some.count()
-    sizes = count.new_full((count.shape[-1],), BLOCK)
-    sizes[-1] = grid.queries - BLOCK * (count.shape[-1] - 1)
-    each = (count * sizes).sum(-1)
+    some, _ = call.mask.runs(1, grid)
+    each = some.count().sum(-1)
     lanes = all_pairs(call) // max(1, grid.queries * grid.keys)
     return int(each.sum()) * lanes // max(1, each.numel())

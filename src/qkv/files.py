@@ -13,12 +13,9 @@ def write_whole(function: str, path: str | os.PathLike[str], content: bytes, *, 
     Raises: FileError, naming `function`, if the path exists and may not be overwritten, is a folder, or cannot be
     written.
     """
+    check_writable(function, path, overwrite=overwrite)
     target = Path(os.path.realpath(path))
     named = repr(os.fspath(path))
-    if target.is_dir() or (target.exists() and not target.is_file()):
-        raise FileError(must(function, "path", "be a file", named, "it is a folder or a device"))
-    if target.exists() and not overwrite:
-        raise FileError(must(function, "path", "be new", named, "the file exists: choose another name or move it away"))
     try:
         mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask()
         handle, temporary = tempfile.mkstemp(prefix=f".{target.name[:100]}.", suffix=".tmp", dir=target.parent)
@@ -34,6 +31,18 @@ def write_whole(function: str, path: str | os.PathLike[str], content: bytes, *, 
             raise
     except OSError as error:
         raise FileError(must(function, "path", "be writable", named, error.strerror or error)) from error
+
+
+def check_writable(function: str, path: str | os.PathLike[str], *, overwrite: bool) -> None:
+    """Raise FileError if `write_whole` would refuse this path, before any work."""
+    target = Path(os.path.realpath(path))
+    named = repr(os.fspath(path))
+    if target.is_dir() or (target.exists() and not target.is_file()):
+        raise FileError(must(function, "path", "be a file", named, "it is a folder or a device"))
+    if not target.parent.is_dir():
+        raise FileError(must(function, "path", "lie in a folder that exists", named, f"create {target.parent}"))
+    if target.exists() and not overwrite:
+        raise FileError(must(function, "path", "be new", named, "the file exists: choose another name or move it away"))
 
 
 def _umask() -> int:

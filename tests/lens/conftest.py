@@ -31,6 +31,8 @@ class Seen:
 class TinyModel:
     """Vectors that depend on token and position; layer 1's head 1 looks at the token before."""
 
+    positions = 512
+
     def encode(self, tokens, segments):
         generator = torch.Generator().manual_seed(0)
         table = torch.randn(len(WORDS), 8, generator=generator)

@@ -16,7 +16,9 @@ def reading_of(weights, special=None):
     still = torch.zeros(1, heads, count, 1)
     seen = qkv.attention_map(still, still, bias=weights.log()[None])
     special = special or [False] * count
-    return Reading("t", [str(at) for at in range(count)], [(0, 1)] * count, special, 0, [torch.zeros(count, 1)], [seen])
+    return Reading(
+        "t", [str(at) for at in range(count)], [(0, 1)] * count, special, [], [torch.zeros(count, 1)], [seen]
+    )
 
 
 def test_habits_of_heads_checked_by_hand():
@@ -45,10 +47,23 @@ def test_one_token_has_habits(model, tokenizer):
     assert habits(reading_of(weights, [True])) == [Head(0, 0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0)]
 
 
-def test_links_leave_special_tokens_out_unless_nothing_else_is_there():
-    weights = torch.tensor([[[0.0, 0.5, 0.5], [0.1, 0.2, 0.7], [0.9, 0.1, 0.0]]])
-    reading = reading_of(weights, [True, False, False])
-    head = habits(reading)[0]
-    assert [(query, key) for query, key, _ in links(reading, head, 2)] == [(1, 2), (1, 1)]
-    only_first = reading_of(torch.tensor([[[1.0, 0.0], [1.0, 0.0]]]), [True, False])
-    assert [(query, key) for query, key, _ in links(only_first, habits(only_first)[0])] == [(1, 0)]
+@pytest.mark.parametrize(
+    ("habit", "expected"),
+    [
+        ("sharpest", [(1, 2), (1, 1)]),
+        ("most diagonal", [(1, 1), (3, 3)]),
+        ("most on the previous token", [(3, 2), (1, 0)]),
+        ("most on [SEP]", [(0, 3), (3, 3)]),
+    ],
+)
+def test_links_are_those_of_the_habit(habit, expected):
+    weights = torch.tensor([[[0, 0.3, 0.1, 0.6], [0.1, 0.2, 0.7, 0], [0.9, 0.1, 0, 0], [0.4, 0, 0.45, 0.15]]])
+    reading = reading_of(weights, [True, False, False, True])
+    found = links(reading, habits(reading)[0], habit, 2)
+    assert [(query, key) for query, key, _ in found] == expected
+    assert [weight for _, _, weight in found] == sorted((weight for _, _, weight in found), reverse=True)
+
+
+def test_links_of_weight_0_are_none():
+    reading = reading_of(torch.tensor([[[1.0, 0.0], [1.0, 0.0]]]), [True, False])
+    assert links(reading, habits(reading)[0]) == []

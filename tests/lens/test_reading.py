@@ -18,13 +18,20 @@ def test_labels_are_as_written_and_keep_the_parts_of_words(model, tokenizer):
 
 def test_chinese_never_shows_as_a_broken_character(model, tokenizer):
     assert read(model, tokenizer, "鼠标 cat 猫").labels == ["[CLS]", "鼠", "标", "cat", "猫", "[SEP]"]
-    assert read(model, tokenizer, "鼠标 cat 猫").unknown == 1
+    assert read(model, tokenizer, "鼠标 cat 猫").unknown == [4]
 
 
 @pytest.mark.parametrize("text", ["", "  \n"])
 def test_an_empty_text_is_refused(model, tokenizer, text):
     with pytest.raises(ArgumentError, match=r"^read: text must hold something to read; got '"):
         read(model, tokenizer, text)
+
+
+def test_a_text_too_long_is_refused(model, tokenizer):
+    with pytest.raises(
+        ArgumentError, match=r"^read: text must have at most 512 tokens; got 602 \(all that the model has"
+    ):
+        read(model, tokenizer, "cat " * 600)
 
 
 def test_a_lone_surrogate_does_not_crash(model, tokenizer):

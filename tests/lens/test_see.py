@@ -24,8 +24,8 @@ def test_everything_is_shown_and_written(readings, tmp_path, capsys, monkeypatch
     page, numbers = tmp_path / "page.html", tmp_path / "numbers.json"
     see(readings, model="tiny", word="mouse", out=page, numbers=numbers)
     shown = capsys.readouterr().out
-    assert "layer 1, head 1" in shown and "Telling heads" in shown and "A–B" in shown
-    assert "1 of 6 tokens are not in the model's vocabulary" in shown
+    assert "queries down, keys across; mouse→" in shown and "Telling heads" in shown and "A–B" in shown
+    assert "sees [UNK]: 猫" in shown
     assert page.read_text().startswith("<!doctype html>") or page.read_text().startswith("<!DOCTYPE html>")
     found = json.loads(numbers.read_text())
     assert [text["text"] for text in found["texts"]] == list(TEXTS)

@@ -64,15 +64,19 @@ def telling(heads: list[Head]) -> dict[str, Head]:
     }
 
 
-def links(reading: Reading, head: Head, count: int = 3) -> list[tuple[int, int, float]]:
-    """Find a head's strongest links: query, key, weight. Special tokens count only where there are no others."""
-    weights = reading.weights(head.layer)[head.head].clone()
+def links(reading: Reading, head: Head, habit: str = "sharpest", count: int = 3) -> list[tuple[int, int, float]]:
+    """Find a head's strongest links of a habit that `telling` names: query, key, weight; the heaviest first."""
+    weights = reading.weights(head.layer)[head.head]
+    rows = torch.arange(weights.shape[0])
     special = torch.tensor(reading.special)
-    if not special.all():
-        weights[special] = -1
-        if bool(weights[:, ~special].max() >= 0.1):
-            weights[:, special] = -1
-    best = weights.flatten().topk(min(count, weights.numel()))
+    separator = special & (rows > 0)
+    of_habit = {
+        "sharpest": ~special[:, None] & ~special,
+        "most diagonal": rows[:, None] == rows,
+        "most on the previous token": rows[:, None] == rows + 1,
+        "most on [SEP]": separator.expand_as(weights),
+    }[habit]
+    best = torch.where(of_habit, weights, -1).flatten().topk(min(count, weights.numel()))
     keys = weights.shape[1]
     pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
     return [(at // keys, at % keys, value) for at, value in pairs if value > 0]

@@ -33,6 +33,11 @@ class Encoded(Protocol):
 class Encoder(Protocol):
     """A model that can be read."""
 
+    @property
+    def positions(self) -> int:
+        """How many tokens it can read at once."""
+        ...
+
     def encode(self, tokens: Int[Tensor, "batch positions"], segments: Int[Tensor, "batch positions"]) -> Encoded:
         """Run the model and keep what there is to see."""
         ...
@@ -49,8 +54,8 @@ class Reading:
     labels: list[str]
     spans: list[tuple[int, int]]
     special: list[bool]
-    unknown: int
-    """Tokens that the model's vocabulary does not hold: it reads all of them as one and the same."""
+    unknown: list[int]
+    """The tokens that the model's vocabulary does not hold: it reads all of them as one and the same."""
     hidden: list[Float[Tensor, "positions width"]]
     maps: list[AttentionMap]
 
@@ -68,6 +73,9 @@ def read(model: Encoder, tokenizer: Tokenizer, text: str) -> Reading:
     if not text.strip():
         raise ArgumentError(must("read", "text", "hold something to read", repr(text)))
     encoding = tokenizer.encode(text.encode("utf-8", "replace").decode("utf-8"))
+    if len(encoding.ids) > model.positions:
+        rule = f"have at most {model.positions} tokens"
+        raise ArgumentError(must("read", "text", rule, len(encoding.ids), "all that the model has positions for"))
     tokens, segments = torch.tensor([encoding.ids]), torch.tensor([encoding.type_ids])
     seen = model.encode(tokens, segments)
     special = [bool(flag) for flag in encoding.special_tokens_mask]
@@ -79,7 +87,9 @@ def read(model: Encoder, tokenizer: Tokenizer, text: str) -> Reading:
         ],
         spans=list(encoding.offsets),
         special=special,
-        unknown=sum(token == getattr(tokenizer.model, "unk_token", None) for token in encoding.tokens),
+        unknown=[
+            at for at, token in enumerate(encoding.tokens) if token == getattr(tokenizer.model, "unk_token", None)
+        ],
         hidden=[layer[0] for layer in seen.hidden],
         maps=list(seen.maps),
     )

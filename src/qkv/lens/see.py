@@ -2,18 +2,23 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from qkv.errors import ArgumentError, must
-from qkv.files import write_whole
+from qkv.files import check_writable, write_whole
 from qkv.lens.heads import Head, habits, links, telling
-from qkv.lens.page.build import View, write_page
-from qkv.lens.reading import Reading
+from qkv.lens.page.build import View, check_page, write_page
+from qkv.lens.reading import Reading, printable
 from qkv.lens.terminal import comparison_table, console, heatmap, telling_table
 from qkv.lens.words import Comparison, compare
+
+
+OWN = b'{\n "generator": "qkv see",'
+"""How the numbers that qkv writes begin."""
 
 
 class Layers(Sequence[np.ndarray]):
@@ -27,6 +32,14 @@ class Layers(Sequence[np.ndarray]):
 
     def __getitem__(self, layer):  # type: ignore[no-untyped-def]
         return self.reading.weights(layer).numpy()
+
+
+def check_files(out: Path | None, numbers: Path | None) -> None:
+    """Raise FileError if the page or the numbers could not be written; qkv's own are replaced, others never."""
+    if out is not None:
+        check_page(out)
+    if numbers is not None:
+        check_writable("see", numbers, overwrite=_is_own(numbers))
 
 
 def see(
@@ -44,36 +57,44 @@ def see(
     Raises: ArgumentError if there is no such layer, head or word; FileError if a file cannot be written.
     """
     _check(readings, layer, head)
+    check_files(out, numbers)
     comparison = None if word is None else compare(readings, word)
+    found = [
+        _look(reading, layer, head, [] if comparison is None else _tokens(comparison, number))
+        for number, reading in enumerate(readings)
+    ]
     screen = console()
-    chosen = []
-    for number, reading in enumerate(readings):
-        measured = habits(reading)
-        heads = telling(measured)
-        tokens = [] if comparison is None else [place.tokens for place in comparison.places if place.reading == number]
-        shown = _shown(reading, measured, layer, head, [token for place in tokens for token in place])
-        chosen.append(shown)
+    for reading, seen in zip(readings, found, strict=True):
         screen.print()
         if reading.unknown:
-            screen.print(
-                f"{reading.unknown} of {len(reading.labels)} tokens are not in the model's vocabulary; it sees [UNK]"
-            )
-        screen.print(heatmap(reading, *shown, screen.width))
+            names = " ".join(printable(reading.labels[token]) for token in reading.unknown)
+            screen.print(f"Not in the model's vocabulary, so that it sees [UNK]: {names}")
+        screen.print(heatmap(reading, seen.layer, seen.head, screen.width, seen.why))
         screen.print()
-        screen.print(telling_table(reading, heads))
+        screen.print(telling_table(reading, seen.telling))
     if word is not None and comparison is not None:
         screen.print()
         screen.print(comparison_table(readings, word, comparison, screen.width))
     if numbers is not None:
-        write_whole("see", numbers, _numbers(readings, model, chosen, word, comparison), overwrite=False)
+        write_whole("see", numbers, _numbers(readings, model, found, word, comparison), overwrite=True)
         screen.print(f"\nnumbers: {numbers}", soft_wrap=True)
     if out is not None:
-        views = [
-            View(reading.text, reading.labels, Layers(reading), start)
-            for reading, start in zip(readings, chosen, strict=True)
-        ]
-        size = write_page(out, views, title="Attention", subtitle=model)
+        size = write_page(
+            out, [_view(*pair) for pair in zip(readings, found, strict=True)], title="Attention", subtitle=model
+        )
         screen.print(f"\npage: {out} ({size / 1e6:.2f} MB), open it in a browser", soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is shown of a reading: its heads' habits, and one head, opened at a query, and why."""
+
+    habits: list[Head]
+    telling: dict[str, Head]
+    layer: int
+    head: int
+    query: int | None
+    why: str
 
 
 def _check(readings: Sequence[Reading], layer: int | None, head: int | None) -> None:
@@ -83,57 +104,83 @@ def _check(readings: Sequence[Reading], layer: int | None, head: int | None) -> 
             raise ArgumentError(must("see", name, f"lie in 0..{size - 1}", index, f"the model has {size} {name}s"))
 
 
-def _shown(
-    reading: Reading, heads: Sequence[Head], layer: int | None, head: int | None, word: Sequence[int]
-) -> tuple[int, int]:
-    """Choose the head to draw: where the word looks hardest at a word further off; without a word, the sharpest."""
-    among = [one for one in heads if layer in (None, one.layer) and head in (None, one.head)]
+def _tokens(comparison: Comparison, number: int) -> list[int]:
+    return [token for place in comparison.places if place.reading == number for token in place.tokens]
+
+
+def _look(reading: Reading, layer: int | None, head: int | None, word: Sequence[int]) -> Look:
+    """Choose the head to draw, of those asked for: where a word, or the word, looks hardest at another further off."""
+    measured = habits(reading)
+    among = [one for one in measured if layer in (None, one.layer) and head in (None, one.head)]
+    is_word = [
+        not special and any(one.isalnum() for one in label)
+        for label, special in zip(reading.labels, reading.special, strict=True)
+    ]
+    rows = torch.arange(len(is_word))
+    words = torch.tensor(is_word)
+    near = (rows[:, None] - rows).abs() <= 1
+    allowed = words[:, None] & words & ~near
     if word:
-        best = max(among, key=lambda one: _looks_afar(reading, one, word))
-    else:
+        # The word's own tokens are as near to it as its neighbours are.
+        own = torch.isin(rows, torch.tensor(word))
+        allowed &= own[:, None] & ~own
+    if not allowed.any():
         best = min(among, key=lambda one: one.entropy)
-    return best.layer, best.head
+        return Look(measured, telling(measured), best.layer, best.head, word[0] if word else None, "the sharpest")
+    peaks = [torch.where(allowed, reading.weights(one.layer)[one.head], -1) for one in among]
+    best, peak = max(zip(among, peaks, strict=True), key=lambda pair: pair[1].max().item())
+    query, key = divmod(int(peak.argmax()), len(is_word))
+    names = (printable(reading.labels[token]) for token in (query, key))
+    why = f"{'→'.join(names)} {peak.max().item():.0%}"
+    return Look(measured, telling(measured), best.layer, best.head, query, why)
 
 
-def _looks_afar(reading: Reading, head: Head, word: Sequence[int]) -> float:
-    """Give the largest weight from a word's tokens to another word that is not beside them."""
-    near = {token + step for token in word for step in (-1, 0, 1)}
-    words = [any(one.isalnum() for one in label) for label in reading.labels]
-    afar = [at for at, is_word in enumerate(words) if is_word and not reading.special[at] and at not in near]
-    return reading.weights(head.layer)[head.head][list(word)][:, afar].max().item() if afar else 0.0
+def _view(reading: Reading, seen: Look) -> View:
+    weights, start = Layers(reading), (seen.layer, seen.head)
+    return View(reading.text, reading.labels, weights, start, query=seen.query, unknown=reading.unknown)
+
+
+def _is_own(path: Path) -> bool:
+    return path.is_file() and path.open("rb").read(len(OWN)) == OWN
 
 
 def _numbers(
     readings: Sequence[Reading],
     model: str,
-    chosen: Sequence[tuple[int, int]],
+    found: Sequence[Look],
     word: str | None,
     comparison: Comparison | None,
 ) -> bytes:
-    found: dict[str, object] = {"model": model, "texts": []}
-    for reading, (layer, head) in zip(readings, chosen, strict=True):
-        heads = habits(reading)
-        found["texts"] += [  # type: ignore[operator]
+    """Write the numbers as JSON: for each text its tokens, heads, telling heads with their links, and the head shown."""
+    texts = []
+    for reading, seen in zip(readings, found, strict=True):
+        weights = reading.maps[seen.layer].head(seen.head).dense()[0, 0].tolist()
+        texts.append(
             {
                 "text": reading.text,
                 "tokens": reading.labels,
-                "heads": [asdict(one) for one in heads],
+                "unknown": reading.unknown,
+                "heads": [asdict(one) for one in seen.habits],
                 "telling": {
-                    name: {"layer": one.layer, "head": one.head, "links": links(reading, one, 10)}
-                    for name, one in telling(heads).items()
+                    habit: {
+                        "layer": one.layer,
+                        "head": one.head,
+                        "links": [
+                            {"query": query, "key": key, "weight": weight}
+                            for query, key, weight in links(reading, one, habit, 10)
+                        ],
+                    }
+                    for habit, one in seen.telling.items()
                 },
-                "shown": {
-                    "layer": layer,
-                    "head": head,
-                    "weights": reading.maps[layer].head(head).dense()[0, 0].tolist(),
-                },
+                "shown": {"layer": seen.layer, "head": seen.head, "why": seen.why, "weights": weights},
             }
-        ]
+        )
+    numbers: dict[str, object] = {"generator": "qkv see", "model": model, "texts": texts}
     if comparison is not None:
-        found["word"] = {
+        numbers["word"] = {
             "word": word,
             "places": [asdict(place) for place in comparison.places],
             "cosine": comparison.raw.tolist(),
             "centred": comparison.centred.tolist(),
         }
-    return (json.dumps(found, indent=1) + "\n").encode()
+    return (json.dumps(numbers, indent=1) + "\n").encode()

@@ -19,12 +19,12 @@ SHADES = " ░▒▓█"
 LABEL = 14
 """Columns that a token may take before its row."""
 
-WIDEST_CELL = 6
-ROWS = 48
+WIDEST_CELL = 8
+ROWS = 64
 """Rows of a heatmap; a longer text is pooled."""
 
 
-def heatmap(reading: Reading, layer: int, head: int, width: int) -> RenderableType:
+def heatmap(reading: Reading, layer: int, head: int, width: int, why: str = "") -> RenderableType:
     """Draw a head's weights as rows of coloured cells, queries down and keys across, at most `width` columns wide.
 
     Cells hold the weight in percent where there is room for it, else a shade. A text too long for that is pooled: a
@@ -35,6 +35,7 @@ def heatmap(reading: Reading, layer: int, head: int, width: int) -> RenderableTy
     count = len(labels)
     margin = min(LABEL, max(cell_len(label) for label in labels)) + 1
     title = Text(f"layer {layer}, head {head}: queries down, keys across", style="bold")
+    title.append(f"; {why}" if why else "", style="dim")
     cell = min(WIDEST_CELL, (width - margin) // count)
     if cell >= 3 and count <= ROWS:
         weights = seen.dense()[0, 0]
@@ -78,11 +79,11 @@ def _colour(weight: float) -> str:
     return "#" + "".join(f"{round(low + (high - low) * share):02x}" for low, high in zip(pale, deep, strict=True))
 
 
-def telling_table(reading: Reading, chosen: dict[str, Head]) -> Table:
+def telling_table(reading: Reading, chosen: dict[str, Head]) -> RenderableType:
     """List the telling heads, what they do in numbers, and their strongest links."""
-    table = Table(title=f"Telling heads in “{_short(reading.text)}”", title_justify="left", box=None, pad_edge=False)
-    for name, justify in (("", "left"), ("head", "left"), ("in numbers", "left"), ("strongest links", "left")):
-        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    table = Table(box=None, pad_edge=False)
+    for name in ("", "head", "in numbers", "its strongest links"):
+        table.add_column(name, overflow="fold")
     numbers = {
         "sharpest": lambda head: f"{head.entropy:.2f} nats",
         "most diagonal": lambda head: f"{head.diagonal:.0%}",
@@ -90,13 +91,13 @@ def telling_table(reading: Reading, chosen: dict[str, Head]) -> Table:
         "most on [SEP]": lambda head: f"{head.separator:.0%}",
     }
     for name, head in chosen.items():
-        table.add_row(name, f"L{head.layer} H{head.head}", numbers[name](head), _links(reading, head))
-    return table
+        table.add_row(name, f"L{head.layer} H{head.head}", numbers[name](head), _links(reading, head, name))
+    return Group(Text(f"Telling heads in “{_short(reading.text)}”", style="italic"), table)
 
 
-def _links(reading: Reading, head: Head) -> str:
+def _links(reading: Reading, head: Head, habit: str) -> str:
     names = [printable(label) for label in reading.labels]
-    return ", ".join(f"{names[query]}→{names[key]} {weight:.0%}" for query, key, weight in links(reading, head))
+    return ", ".join(f"{names[query]}→{names[key]} {weight:.0%}" for query, key, weight in links(reading, head, habit))
 
 
 def comparison_table(readings: Sequence[Reading], word: str, comparison: Comparison, width: int) -> RenderableType:
@@ -107,7 +108,7 @@ def comparison_table(readings: Sequence[Reading], word: str, comparison: Compari
     for number, place in enumerate(places):
         reading = readings[place.reading]
         shown.append(f"  {_letter(number)}  ", style="bold")
-        shown.append(_excerpt(reading, place.tokens) + "\n")
+        shown.append(_excerpt(reading, place.tokens, width - 6) + "\n")
     title = Text(f"“{printable(word)}” in context: the cosine of its vectors, layer by layer", style="bold")
     if not pairs:
         return Group(
@@ -119,14 +120,14 @@ def comparison_table(readings: Sequence[Reading], word: str, comparison: Compari
         ("centred (the layer's mean taken off)", comparison.centred),
         ("as they are", comparison.raw),
     ):
-        table = Table(title=name, title_justify="left", title_style="italic", box=None, pad_edge=False)
+        table = Table(box=None, pad_edge=False)
         table.add_column("layer", no_wrap=True, min_width=10)
         for one, other in fits:
             table.add_column(f"{_letter(one)}–{_letter(other)}", justify="right", no_wrap=True, min_width=6)
         for layer in range(cosines.shape[0]):
             cells = [f"{cosines[layer, one, other]:+.3f}" for one, other in fits]
             table.add_row("embeddings" if layer == 0 else f"after L{layer - 1}", *cells)
-        tables += [table, Text()]
+        tables += [Text(name, style="italic"), table, Text()]
     note = "Embeddings are static: they differ by position alone. Raw cosines are all high; centred ones tell."
     if len(pairs) > len(fits):
         note += f" {len(pairs) - len(fits)} more pairs: --json FILE."
@@ -137,12 +138,19 @@ def _letter(number: int) -> str:
     return chr(ord("A") + number) if number < 26 else f"#{number + 1}"
 
 
-def _excerpt(reading: Reading, tokens: Sequence[int]) -> Text:
+def _excerpt(reading: Reading, tokens: Sequence[int], width: int) -> Text:
+    """Quote a text with its word marked, cut around it where it is too long for the width."""
     start, stop = reading.spans[tokens[0]][0], reading.spans[tokens[-1]][1]
-    before, word, after = reading.text[:start], reading.text[start:stop], reading.text[stop:]
-    text = Text(printable(("…" if len(before) > 30 else "") + before[-30:]))
-    text.append(printable(word), style="bold underline")
-    return text.append(printable(after[:30] + ("…" if len(after) > 30 else "")))
+    before, word, after = (
+        printable(part) for part in (reading.text[:start], reading.text[start:stop], reading.text[stop:])
+    )
+    room = max(10, width - cell_len(word) - 4)
+    left = min(cell_len(before), max(room // 2, room - cell_len(after)))
+    while cell_len(before) > left:
+        before = "…" + before.lstrip("…")[1:]
+    if cell_len(after) > room - left:
+        after = set_cell_size(after, room - left - 1).rstrip() + "…"
+    return Text(before).append(f"«{word}»", style="bold").append(after)
 
 
 def _short(text: str) -> str:

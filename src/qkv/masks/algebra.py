@@ -66,6 +66,10 @@ class Mask(ABC):
     def __invert__(self) -> "Mask":
         return Not(self)
 
+    def __bool__(self) -> bool:
+        # `causal() and window(4)` would quietly be the second alone.
+        raise KindError(must("mask", "a mask", "not be asked for its truth", self, "combine masks with & | ~"))
+
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True

@@ -7,6 +7,7 @@ Attention over a cache, step by step or in chunks, equals attention over the who
     after = layer(token, mask=causal(), cache=cache)
 """
 
+import weakref
 from abc import ABC, abstractmethod
 
 import torch
@@ -21,7 +22,7 @@ from qkv.masks.window import window
 
 
 class KeyValueCache(ABC):
-    """The keys and values of a layer's past. Siblings differ in what they keep and where a row grows.
+    """The keys and values of one layer's past: each layer has its own. Siblings differ in what they keep.
 
     A cache serves inference: it writes in place, so keys and values that require gradients are refused.
     """
@@ -30,6 +31,17 @@ class KeyValueCache(ABC):
         self.seen = 0
         self.key: Tensor | None = None
         self.value: Tensor | None = None
+        self._layer: weakref.ref | None = None
+
+    def serve(self, layer: object) -> None:
+        """Belong to a layer from its first call on. Raises: ArgumentError if it belongs to another."""
+        if self._layer is None:
+            self._layer = weakref.ref(layer)
+        elif self._layer() is not layer:
+            name = type(self).__name__
+            raise ArgumentError(
+                must(name, "the layer", "be the one it has served", "another", f"a {name} for each layer")
+            )
 
     @property
     def position(self) -> int | Int[Tensor, "*batch"]:
@@ -90,10 +102,11 @@ class KeyValueCache(ABC):
 
 
 class Cache(KeyValueCache):
-    """Keeps everything. With a capacity its memory is taken once, and going beyond is an error.
+    """The keys and values of one layer's past, all of them. With a capacity its memory is taken once, and going beyond is an error.
 
     Cost: O(1) copies a position (memory doubles when it is full); memory grows with the sequence.
-    Raises: KindError, ArgumentError unless the capacity is an integer of at least 1.
+    Raises: KindError, ArgumentError unless the capacity is an integer of at least 1; UnsupportedError in use, if keys or
+    values require gradients.
     """
 
     def __init__(self, capacity: int | None = None) -> None:

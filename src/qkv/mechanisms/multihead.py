@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from qkv.attention import attend, attend_with_map
 from qkv.core.card import Card
-from qkv.core.checks import check_dtype, check_rate, check_whole, check_width
+from qkv.core.checks import check_dtype, check_part, check_rate, check_whole, check_width
 from qkv.core.map import AttentionMap
 from qkv.core.types import Bias, Score, Selection
 from qkv.errors import ArgumentError, KindError, ShapeError, UnsupportedError, must
@@ -63,6 +63,11 @@ class MultiHead(nn.Module):
             fix = "a bias of positions goes to the call: module(x, bias=...)"
             raise KindError(must("MultiHead", "bias", "be True or False", repr(bias), fix))
         check_rate("MultiHead", "dropout", dropout)
+        check_part("MultiHead", "score", score)
+        check_part("MultiHead", "select", select)
+        if positions is not None and not isinstance(positions, Rotary):
+            fix = "such as qkv.rotary(); a bias of positions goes to the call: module(x, bias=...)"
+            raise KindError(must("MultiHead", "positions", "be rotary positions", repr(positions), fix))
         self.heads = heads
         self.key_heads = heads if key_heads is None else key_heads
         self.score, self.select, self.positions, self.dropout = score, select, positions, dropout
@@ -151,6 +156,8 @@ class MultiHead(nn.Module):
             raise ShapeError(must("MultiHead", "memory", f"have x's batch {list(x.shape[:-2])}", list(memory.shape)))
         if memory is not None and cache is not None:
             raise ArgumentError(must("MultiHead", "cache", "be None beside a memory", cache, "a memory does not grow"))
+        if cache is not None:
+            cache.serve(self)
         return x if memory is None else memory
 
     @classmethod

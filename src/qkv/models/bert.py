@@ -147,6 +147,11 @@ class Bert(nn.Module):
         self.next_sentence: nn.Linear | None = nn.Linear(config.width, 2)
         self.apply(_initialise)
 
+    @property
+    def positions(self) -> int:
+        """How many tokens it can read at once."""
+        return self.config.positions
+
     def forward(
         self,
         tokens: Int[Tensor, "*batch positions"],

@@ -62,7 +62,7 @@ class Rotary:
         return torch.cat((out, rest), dim=-1) if dim < x.shape[-1] else out
 
 
-def rotary(base: float = 10000.0, *, interleaved: bool = False, dim: int | None = None) -> Rotary:
+def rotary(*, base: float = 10000.0, interleaved: bool = False, dim: int | None = None) -> Rotary:
     """Make rotary positions: call the result on query and on key, before the score.
 
     The half-split layout (the default) is that of Llama and GPT-NeoX, the interleaved one that of the paper and GPT-J.

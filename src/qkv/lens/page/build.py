@@ -44,13 +44,16 @@ class View:
 
     `weights` is an array [layers, heads, queries, keys] with values from 0 to 1, or a sequence of one array
     [heads, queries, keys] per layer, which may compute a layer each time it is asked for it (twice, seldom more).
-    `start` is the (layer, head) that is open first, counted from 0.
+    `start` is the (layer, head) that is open first and `query` the token whose row is, all counted from 0 (None: the
+    first word). `unknown` numbers the tokens that the model's vocabulary does not hold.
     """
 
     title: str
     tokens: Sequence[str]
     weights: np.ndarray | Sequence[np.ndarray]
     start: tuple[int, int] = (0, 0)
+    query: int | None = None
+    unknown: Sequence[int] = ()
 
 
 def render_page(views: Iterable[View], *, title: str, subtitle: str = "", budget: int = 2_850_000) -> str:
@@ -103,6 +106,14 @@ def write_page(
     Cost: as render_page.
     Raises: PageExistsError, FileError, ArgumentError, ShapeError.
     """
+    check_page(path, overwrite=overwrite)
+    content = render_page(views, title=title, subtitle=subtitle, budget=budget).encode("utf-8")
+    write_whole("write_page", path, content, overwrite=True)
+    return len(content)
+
+
+def check_page(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Raise FileError if `write_page` may not write to this path, before any work."""
     target = Path(os.path.realpath(path))
     named = repr(os.fspath(path))
     if not target.parent.is_dir():
@@ -117,9 +128,6 @@ def write_page(
                 "another program wrote it: choose another name, or pass overwrite=True",
             )
         )
-    content = render_page(views, title=title, subtitle=subtitle, budget=budget).encode("utf-8")
-    write_whole("write_page", path, content, overwrite=True)
-    return len(content)
 
 
 def _is_own(target: Path) -> bool:
@@ -180,6 +188,8 @@ def _pack_view(view: View, budget: int) -> dict[str, Any]:
         "layers": measured.layers,
         "heads": measured.heads,
         "start": list(view.start),
+        "query": view.query,
+        "unknown": list(view.unknown),
         "error": 0.51 * max(steps),
         "steps": steps,
         "peaks": [float(f"{peak:.4g}") for peak in measured.peaks],
@@ -206,6 +216,10 @@ def _measure(view: View) -> _Heads:
     if len(set(counts)) > 1:
         raise ShapeError(must("View", "weights", "have as many heads in each layer", counts, "one layer per item"))
     found.heads = counts[0]
+    if view.query is not None and not 0 <= view.query < tokens:
+        raise ArgumentError(must("View", "query", f"lie in 0..{tokens - 1}", view.query, "a token, counted from 0"))
+    if not all(0 <= token < tokens for token in view.unknown):
+        raise ArgumentError(must("View", "unknown", f"number tokens, 0..{tokens - 1}", list(view.unknown)))
     if not (0 <= view.start[0] < layers and 0 <= view.start[1] < found.heads):
         there = f"{layers} layers of {found.heads} heads, counted from 0"
         raise ArgumentError(must("View", "start", "be a layer and a head", view.start, there))

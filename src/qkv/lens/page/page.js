@@ -31,6 +31,7 @@
       zoomIn: "Zoom in", zoomOut: "Zoom out", zoomFit: "Fit the whole map", toDark: "Switch to dark", toLight: "Switch to light",
       keys: [["←", "→"], " head  ", ["↑", "↓"], " layer  (with ", ["Shift"], " from anywhere); in the map and the tokens arrows move there;  ",
         ["+", "−", "0"], " zoom  ", ["[", "]"], " sentence"],
+      unknown: (count) => (count === 1 ? "The dotted token is" : `${count} dotted tokens are`) + " not in the model’s vocabulary: it sees [UNK].",
       exact: (error) => `Numbered from 0. Every weight is within ${error} percentage points of the model’s.`,
       broken: "This page could not be drawn: ", old: "the browser is too old (it lacks DecompressionStream).",
     },
@@ -51,6 +52,7 @@
       zoomIn: "放大", zoomOut: "缩小", zoomFit: "显示整幅图", toDark: "切换到深色", toLight: "切换到浅色",
       keys: [["←", "→"], " 换头  ", ["↑", "↓"], " 换层（任何位置加 ", ["Shift"], " 亦可）；在图和词元中，方向键逐个移动；  ",
         ["+", "−", "0"], " 缩放  ", ["[", "]"], " 换句"],
+      unknown: (count) => `${count} 个带点线的词元不在模型的词表里：模型看到的是 [UNK]。`,
       exact: (error) => `编号从 0 开始。每个权重与模型所得相差不超过 ${error} 个百分点。`,
       broken: "无法绘制本页：", old: "浏览器过旧（缺少 DecompressionStream）。",
     },
@@ -590,12 +592,16 @@
     state.view = view;
     view.labels ??= view.tokens.map(visible);
     const word = view.labels.findIndex((label) => !/^[[<].*[\]>]$/.test(label));
-    state.pinned = { query: Math.max(0, word), key: -1 };
+    state.pinned = { query: view.query ?? Math.max(0, word), key: -1 };
     state.hover = null;
     at("sentence").replaceChildren(make("bdi", { textContent: view.title, title: view.title.slice(0, 2000) }));
     at("views").value = String(page.views.indexOf(view));
     at("tokens").replaceChildren(...view.labels.map((label, i) => {
       const token = make("span", { className: "token" }, make("bdi", { textContent: label }));
+      if (view.unknown.includes(i)) {
+        token.classList.add("unknown");
+        token.title = text().unknown(1);
+      }
       token.setAttribute("role", "option");
       token.dataset.token = i;
       return token;
@@ -621,7 +627,9 @@
 
   const explain = () => {
     const error = 100 * state.view.error, unit = 10 ** (Math.floor(Math.log10(error)) - 1);
-    at("exact").textContent = text().exact(`±${Number((Math.ceil(error / unit) * unit).toPrecision(2))}`);
+    const exact = text().exact(`±${Number((Math.ceil(error / unit) * unit).toPrecision(2))}`);
+    const unknown = state.view.unknown.length;
+    at("exact").textContent = unknown ? `${text().unknown(unknown)} ${exact}` : exact;
   };
 
   const say = () => {
