@@ -1,7 +1,8 @@
 """A few queries against many keys, as in a step of generation (CPU): each key and value is read once.
 
-All query heads of a key head meet it together, the keys are split among the threads, and what a mask hides from all of
-them is not read. Caches with spare capacity are read where they lie, half precision by its bits.
+All query heads of a key head meet it together. Where every key is seen and PyTorch's matrix products read as fast as
+memory gives, they are *folded*: they become queries of one head. Else a *kernel* reads what a mask leaves, in caches
+with spare capacity where they lie, half precision by its bits, the keys split among the threads.
 
 Paper: the parts of a row are merged as in Dao et al. 2023 (Flash-Decoding).
 """
@@ -15,7 +16,7 @@ from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from qkv.core.backend import Backend, Cost
-from qkv.core.call import Call
+from qkv.core.call import Call, exact
 from qkv.core.checks import readable
 from qkv.core.types import CappedPair, DotPair
 from qkv.masks.causal import Causal
@@ -23,11 +24,11 @@ from qkv.scores.dot import Dot
 from qkv.scores.softcap import SoftCap
 from qkv.selections.soft import Softmax
 
-MOST_ROWS = 16
-"""Queries that may share a key head's keys (its heads × queries); for more, matrix products are faster."""
+MOST_ROWS = 32
+"""Queries that may share a key head's keys (its heads × queries); for more, reading is not what takes the time."""
 
 FEWEST_NUMBERS = 1 << 16
-"""Numbers in keys and values below which PyTorch's attention is done before the threads have begun."""
+"""Numbers in keys and values below which PyTorch's attention is done before the kernel has begun."""
 
 UNITS, UNIT = 64, 512
 """Parts to split the keys of all heads into, none below 512 keys. They do not depend on the number of threads."""
@@ -60,8 +61,10 @@ def refuses(call: Call) -> str | None:
         return "it reads memory itself, which torch.compile, torch.func and fake tensors cannot follow"
     if 0 in (*call.query.shape, *call.key.shape, *call.value.shape):
         return "there are no pairs, or no features"
+    if _folds(call):
+        return None if call.group > 1 else "no query heads share keys, so PyTorch's own attention reads each once too"
     if call.key.numel() + call.value.numel() < FEWEST_NUMBERS:
-        return f"{grid.keys} keys are too few to split among threads"
+        return f"{grid.keys} keys are too few for the kernel to pay"
     return None
 
 
@@ -70,6 +73,20 @@ def _dot(call: Call) -> tuple[DotPair, float] | None:
     pair = call.score.pair(call.query.shape[-1], call.key.shape[-1])
     pair, cap = (pair.inner, pair.cap) if isinstance(pair, CappedPair) else (pair, 0.0)
     return (pair, cap) if isinstance(pair, DotPair) else None
+
+
+def _folds(call: Call) -> bool:
+    """Say whether every key is seen and matrix products read as fast as the kernel: in bfloat16 with four rows it is
+    faster, and float16 they would round the weights to.
+    """
+    found, rows, dtype = _dot(call), call.grid.queries * call.group, call.query.dtype
+    plain = _sees_all(call) and found is not None and not found[1] and found[0].dim == call.value.shape[-1]
+    return plain and (dtype == torch.float32 or (dtype == torch.bfloat16 and not 1 < rows <= 4))
+
+
+def _sees_all(call: Call) -> bool:
+    mask = call.mask
+    return mask is None or (call.grid.queries == 1 and isinstance(mask, Causal) and mask.offset is None)
 
 
 def _is_fixed(call: Call) -> bool:
@@ -95,7 +112,7 @@ class Live(NamedTuple):
 
 def _live(call: Call) -> Live:
     grid, mask = call.grid, call.mask
-    if mask is None or (grid.queries == 1 and isinstance(mask, Causal) and mask.offset is None):
+    if mask is None or _sees_all(call):
         return Live(np.zeros((1, 1), np.int64), np.full((1, 1), grid.keys))
     some, every = mask.runs(grid.queries, grid)
     starts, stops = some.start.squeeze(-2), some.stop.squeeze(-2)
@@ -104,17 +121,16 @@ def _live(call: Call) -> Live:
     if starts.shape[:-1].numel() > 1:
         lead = (*grid.batch, heads, starts.shape[-1])
         starts, stops = starts.expand(lead), stops.expand(lead)
-    runs = [ends.reshape(-1, ends.shape[-1]).contiguous().numpy() for ends in (starts, stops)]
-    if some.start.shape == every.start.shape and torch.equal(some.start, every.start) and torch.equal(some.stop, every.stop):
-        return Live(*runs, by_query_head)
-    alive = runs[0] < runs[1]
-    if not alive.any():
-        return Live(*runs, by_query_head)
-    low, high = int(runs[0][alive].min()), int(runs[1][alive].max())
+    first, after = (ends.reshape(-1, ends.shape[-1]).contiguous().numpy() for ends in (starts, stops))
+    alike = torch.equal(some.start, every.start) and torch.equal(some.stop, every.stop)
+    alive = first < after
+    if alike or not alive.any():
+        return Live(first, after, by_query_head)
+    low, high = int(first[alive].min()), int(after[alive].max())
     tile = mask.tile(grid.rows(), torch.arange(low, high), grid).contiguous()
     tile = tile.expand(*grid.batch, grid.heads, *tile.shape[-2:]).reshape(-1, grid.heads, *tile.shape[-2:])
     flat, steps = _numbers(tile.view(torch.uint8))
-    return Live(*runs, by_query_head, flat, steps, low, high)
+    return Live(first, after, by_query_head, flat, steps, low, high)
 
 
 def _numbers(tensor: Tensor) -> tuple[np.ndarray, tuple[int, ...]]:
@@ -127,7 +143,25 @@ def _numbers(tensor: Tensor) -> tuple[np.ndarray, tuple[int, ...]]:
 
 
 def run(call: Call) -> tuple[Tensor, None]:
-    """Attend part by part, and merge."""
+    """Fold, or let the kernel attend."""
+    return (_fold(call) if _folds(call) else _attend(call)), None
+
+
+def _fold(call: Call) -> Tensor:
+    """Call SDPA with the query heads of a key head as queries of one head."""
+    found = _dot(call)
+    assert found is not None
+    query, key = call.score.prepare(call.query, call.key)
+    key = key.expand(*call.key.shape[:-1], key.shape[-1])
+    key, value = (x if x.ndim == 4 else x.reshape(-1, *x.shape[-3:]) for x in (key, call.value))
+    rows = query.reshape(key.shape[0], key.shape[1], -1, query.shape[-1])
+    with exact(call.grid.device):
+        output = F.scaled_dot_product_attention(rows, key, value, scale=found[0].scale)
+    return output.reshape(*call.query.shape[:-1], value.shape[-1])
+
+
+def _attend(call: Call) -> Tensor:
+    """Attend part by part by the kernel, and merge."""
     from qkv.backends.compiled import in_parallel
     from qkv.backends.decode import kernel
 
@@ -160,7 +194,7 @@ def run(call: Call) -> tuple[Tensor, None]:
     result = torch.empty(lanes, rows * dim)
     kernel.merge(output, levels, result.numpy())
     result = result.view(*call.query.shape[:-1], dim)[..., : call.value.shape[-1]]
-    return result.to(call.value.dtype), None
+    return result.to(call.value.dtype)
 
 
 def _four(x: Tensor, width: int) -> Tensor:

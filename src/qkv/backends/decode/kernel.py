@@ -8,11 +8,12 @@ import math
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from llvmlite.binding import get_host_cpu_features
+from llvmlite import ir  # type: ignore[import-untyped]
+from llvmlite.binding import get_host_cpu_features  # type: ignore[import-untyped]
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, models, register_model
+from numba.extending import intrinsic as typed_intrinsic
+from numba.extending import models, register_model
 
 from qkv.backends.compiled import kernel
 
@@ -29,6 +30,9 @@ LINE = 64
 PAIR = 2 * ROWS
 WIDTH = 16 if get_host_cpu_features().get("avx512f") else 8
 """Numbers in a register: eight vectors of sums and what they are made of must fit into all of them."""
+
+# Within kernels, intrinsics take what `generate` takes.
+intrinsic: Any = typed_intrinsic
 
 _FLOAT, _INT = ir.FloatType(), ir.IntType(32)
 _EMPTY, _LEAST = np.float32(-np.inf), np.finfo(np.float32).min
@@ -203,9 +207,10 @@ def _sums(typing: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h
                 )
                 for one, other in zip(arguments[::2], arguments[1::2], strict=True)
             ]
+        one, other = arguments
         return builder.fadd(
-            _ordered(builder, *arguments, [0, 1, 2, 3, 8, 9, 10, 11]),
-            _ordered(builder, *arguments, [4, 5, 6, 7, 12, 13, 14, 15]),
+            _ordered(builder, one, other, [0, 1, 2, 3, 8, 9, 10, 11]),
+            _ordered(builder, one, other, [4, 5, 6, 7, 12, 13, 14, 15]),
         )
 
     return _pair(*[_wide] * PAIR), generate
