@@ -2,15 +2,18 @@
 
 from dataclasses import dataclass
 
+from qkv.backends.additive import ADDITIVE
+from qkv.backends.decode import DECODE
 from qkv.backends.flex import FLEX
 from qkv.backends.plain import PLAIN
 from qkv.backends.sdpa import SDPA
 from qkv.backends.segments import SEGMENTS
+from qkv.backends.stream import STREAM
 from qkv.core.backend import Backend
 from qkv.core.call import Call
 from qkv.errors import ArgumentError, UnsupportedError, must
 
-FUSED = (SEGMENTS, FLEX, SDPA)
+FUSED = (DECODE, SEGMENTS, STREAM, FLEX, SDPA, ADDITIVE)
 """The fast paths, the fastest first."""
 
 

@@ -238,7 +238,7 @@ def test_forward_mode_of_a_fast_path_is_right_or_refused(card: Card) -> None:
     try:
         assert torch.autograd.gradcheck(attention(case), tensors, check_forward_ad=True, fast_mode=True)
     except NotImplementedError as refusal:
-        assert "Trying to use forward AD with" in str(refusal)
+        assert "to use forward AD with" in str(refusal) or "to use it with forward mode AD" in str(refusal)
 
 
 @each_fused_part
@@ -247,7 +247,7 @@ def test_double_backward_of_a_fast_path_is_right_or_refused(card: Card) -> None:
     try:
         assert torch.autograd.gradgradcheck(attention(case), tensors, fast_mode=True)
     except RuntimeError as refusal:
-        assert "backward is not implemented" in str(refusal)
+        assert any(text in str(refusal) for text in ("backward is not implemented", "whose gradient has a gradient"))
 
 
 # Compiled

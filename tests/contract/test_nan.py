@@ -174,6 +174,7 @@ def test_seen_by_some_reaches_no_other_in_the_definition(place: str, case: Case,
 def test_a_path_that_cannot_promise_it_says_so(case: Case) -> None:
     text = "NaN or inf in a key or value that only some queries see may reach the others"
     assert text in str(qkv.explain(**_inputs(), **case.choices, impl="sdpa"))
+    assert text in str(qkv.explain(**_inputs(), **case.choices, dropout=0.1, impl="stream"))
     assert text not in str(qkv.explain(**_inputs(), **case.choices, impl="reference"))
 
 

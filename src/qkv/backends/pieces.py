@@ -1,7 +1,7 @@
 """A mask cut into pieces: neighbouring blocks of queries whose runs of keys are equally long and advance in step."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -73,25 +73,32 @@ def plan_pieces(mask: Mask, grid: Grid, block: int) -> Pieces:
     return _kept(mask, grid, block) if mask.is_value else _plan(mask, grid, block)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _kept(mask: Any, grid: Grid, block: int) -> Pieces:
     return _plan(mask, grid, block)
 
 
 def _plan(mask: Mask, grid: Grid, block: int) -> Pieces:
     if 0 in (*grid.batch, grid.heads, grid.queries, grid.keys):
-        nobody = torch.zeros(1, 1, max(grid.queries, grid.keys), dtype=torch.bool)
+        nobody = torch.zeros(1, 1, max(grid.queries, grid.keys), dtype=torch.bool, device="cpu")
         return Pieces((), nobody[..., : grid.queries], nobody[..., : grid.keys], False, 0)
     lanes = _lanes(mask, grid, block)
     own_batch, own_heads = lanes[-1][0][0] is not None, lanes[-1][0][1] is not None
     every_batch, every_head = torch.Size(grid.batch).numel(), grid.heads
-    sees = torch.zeros(every_batch if own_batch else 1, every_head if own_heads else 1, grid.queries, dtype=torch.bool)
+    sees = torch.zeros(
+        every_batch if own_batch else 1, every_head if own_heads else 1, grid.queries, dtype=torch.bool, device="cpu"
+    )
     shown = sees.new_zeros(*sees.shape[:2], grid.keys)
     met_rows, met_keys = torch.zeros_like(sees), torch.zeros_like(shown)
     pieces, pairs = [], 0
+    tiles: dict[object, Tensor] = {}
     for lane, cells in lanes:
         at = (lane[0] or 0, lane[1] or 0)
         for piece in _join(lane, cells):
+            if piece.tile is not None:
+                # Equal tiles are kept once: a plan of many heads would be large.
+                same = tiles.setdefault((piece.tile.shape, piece.tile.numpy().tobytes()), piece.tile)
+                piece = replace(piece, tile=same)
             pieces.append(piece)
             pairs += piece.blocks * piece.rows * piece.keys
             _mark(sees[at], met_rows[at], piece, piece.row, piece.rows, piece.rows, dim=1)
@@ -127,7 +134,7 @@ def _lanes(mask: Mask, grid: Grid, block: int) -> list[tuple[Lane, list[list[_Ce
     cells: list[list[list[_Cell]]] = [[] for _ in lanes]
     for at, row in enumerate(range(0, grid.queries, block)):
         rows = min(block, grid.queries - row)
-        cuts = [_cut_runs(*(part[at] for part in parts)) for parts in runs]
+        cuts = [cut_runs(*(part[at] for part in parts)) for parts in runs]
         patterns = _patterns(mask, grid, lanes, row, rows, cuts)
         for here, cut in zip(cells, cuts, strict=True):
             here.append(
@@ -143,8 +150,8 @@ def _patterns(
     ranges = [(lane, key, end) for lane, cut in zip(lanes, cuts, strict=True) for key, end, solid in cut if not solid]
     if not ranges:
         return
-    columns = torch.cat([torch.arange(key, end) for _, key, end in ranges])
-    seen = mask.tile(torch.arange(row, row + rows), columns, grid)
+    columns = torch.cat([torch.arange(key, end, device="cpu") for _, key, end in ranges])
+    seen = mask.tile(torch.arange(row, row + rows, device="cpu"), columns, grid)
     seen = seen.expand(*grid.batch, grid.heads, *seen.shape[-2:])
     seen = seen.reshape(-1, grid.heads, *seen.shape[-2:])
     at = 0
@@ -188,7 +195,7 @@ def _cells_of_bounds(start: np.ndarray, stop: np.ndarray, block: int) -> list[li
     return cells
 
 
-def _cut_runs(
+def cut_runs(
     some_start: list[int], some_stop: list[int], every_start: list[int], every_stop: list[int]
 ) -> list[tuple[int, int, bool]]:
     """Cut the runs of a block, each by the longest run in it that every row may see."""
@@ -245,6 +252,6 @@ def _piece(lane: Lane, run: list[_Cell], first: bool) -> Piece:
             rows, blocks = rows * blocks, 1
         return Piece(lane, cell.row, rows, blocks, cell.key, cell.keys, step, None, None, first)
     open_ = torch.from_numpy(cell.pattern)
-    tile = torch.zeros(open_.shape).masked_fill_(~open_, -torch.inf)
+    tile = torch.zeros(open_.shape, device="cpu").masked_fill_(~open_, -torch.inf)
     blind = ~open_.any(-1)
     return Piece(lane, cell.row, rows, blocks, cell.key, cell.keys, step, tile, blind if blind.any() else None, first)

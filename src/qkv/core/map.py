@@ -277,7 +277,7 @@ class AttentionMap:
 
 def make_map(call: Call, kept: Summary | None = None) -> AttentionMap:
     """Make the map of a call; `kept` is the summary of its rows, where something has computed it already."""
-    sees, shown = _reach(call)
+    sees, shown = reach(call)
     query, key = call.query, call.key
     if sees is not None and shown is not None:
         query, key, _ = hide_rows(query, key, key, sees, shown)
@@ -288,7 +288,7 @@ def make_map(call: Call, kept: Summary | None = None) -> AttentionMap:
 
 
 @torch.no_grad()
-def _reach(call: Call) -> tuple[Tensor | None, Tensor | None]:
+def reach(call: Call) -> tuple[Tensor | None, Tensor | None]:
     """Say which queries see some key and which keys some query sees, a block of queries at a time."""
     if call.mask is None and call.bias is None:
         return None, None
