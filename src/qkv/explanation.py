@@ -60,15 +60,20 @@ def explain(
     """
     call = call_of("explain", query, key, value, score, bias, mask, select, dropout)
     plan = make_plan("explain", call, impl)
+    backend, refused = plan.backend, plan.refused
+    instead = backend.gives_way(call)
+    if instead is not None:
+        refused = (*refused, (backend.name, instead[1]))
+        backend = instead[0]
     bias_text = "" if call.bias is None else f" + {call.bias}"
     mask_text = "" if call.mask is None else f" · {call.mask}"
     drop_text = f" · dropout {call.dropout:g}" if call.dropout else ""
     return Explanation(
-        backend=plan.backend.name,
-        refused=plan.refused,
-        caveat=plan.backend.caveat(call),
+        backend=backend.name,
+        refused=refused,
+        caveat=backend.caveat(call),
         choices=f"{call.score}{bias_text}{mask_text} → {call.select}{drop_text}",
-        cost=plan.backend.cost(call),
+        cost=backend.cost(call),
         pairs_possible=all_pairs(call),
         pairs_alive=_alive(call),
     )

@@ -10,15 +10,16 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from qkv.backends.once import once
 from qkv.backends.pieces import Piece, Pieces, plan_pieces
 from qkv.backends.sdpa import SDPA, square_causal
 from qkv.core.backend import Backend, Cost, all_pairs, dense_cost
 from qkv.core.call import Call
+from qkv.core.checks import is_transformed, readable
 from qkv.core.reference import hide_rows, spread_heads
-from qkv.core.types import DotPair, Summary
+from qkv.core.types import DotPair, Summary, wide
 from qkv.scores.dot import Dot
 from qkv.selections.soft import Softmax
 
@@ -55,8 +56,8 @@ def refuses(call: Call) -> str | None:
         return "it has no dropout"
     if query.dtype == torch.float16:
         return "on the CPU float16 rounds the weights"
-    if torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(query):
-        return "its pieces are cut by plain Python, which torch.compile and torch.func cannot follow"
+    if is_transformed() or not readable(query):
+        return "its pieces are cut by plain Python, which torch.compile, torch.func and fake tensors cannot follow"
     if grid.queries * grid.keys < FEWEST_PAIRS or 0 in (*query.shape, *call.value.shape):
         return f"{grid.queries} × {grid.keys} pairs a head are too few to cut"
     if square_causal(call):
@@ -72,9 +73,9 @@ def run(call: Call) -> tuple[Tensor, Summary | None]:
     """Attend piece by piece."""
     grid, query, key, value = call.grid, call.query, call.key, call.value
     pieces = _pieces(call)
-    if pieces.pairs > WORTH * all_pairs(call):
-        # Only the values of a data mask could tell.
-        return SDPA.run(call)
+    instead = _gives_way(call)
+    if instead is not None:
+        return instead[0].run(call)
     pair = call.score.pair(query.shape[-1], key.shape[-1])
     assert isinstance(pair, DotPair)
     if pieces.fill or not isinstance(call.score, Dot):
@@ -104,6 +105,12 @@ def _lead(flags: Tensor, call: Call) -> Tensor:
     return flags.reshape(*batch, *flags.shape[1:])
 
 
+def _gives_way(call: Call) -> tuple[Backend, str] | None:
+    """Leave to SDPA what the values of a data mask do not make worth cutting."""
+    share = _pieces(call).pairs / max(1, all_pairs(call))
+    return (SDPA, f"the mask leaves {share:.0%} of the pairs to compute") if share > WORTH else None
+
+
 class Segments(torch.autograd.Function):
     """The pieces, with a backward pass that goes over them again."""
 
@@ -115,11 +122,11 @@ class Segments(torch.autograd.Function):
         return output
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, output, level = ctx.saved_tensors
-        found = backward(gradient.contiguous(), query, key, value, output, level, ctx.pieces, ctx.scale)
-        return (*found, None, None)
+        with torch.no_grad():
+            found = backward(gradient.contiguous(), query, key, value, output, level, ctx.pieces, ctx.scale)
+        return (*once("segments", found, (gradient, query, key, value)), None, None)
 
 
 def forward(
@@ -130,8 +137,8 @@ def forward(
     scale: float,
 ) -> tuple[Float[Tensor, "batch heads queries dim"], Float[Tensor, "batch heads queries 1"]]:
     """Attend piece by piece; also give each row's logsumexp."""
-    output = torch.zeros_like(query)
-    level = query.new_full((*query.shape[:-1], 1), -torch.inf, dtype=torch.promote_types(query.dtype, torch.float32))
+    output = torch.zeros_like(query, dtype=wide(query.dtype))
+    level = torch.full_like(output[..., :1], -torch.inf)
     for piece in pieces.pieces:
         part, height = _FORWARD(
             _rows(query, piece),
@@ -156,7 +163,7 @@ def forward(
             both_ = torch.where(both > -torch.inf, both, 0)
             into.copy_(into * (onto - both_).exp() + part * (height - both_).exp())
             onto.copy_(both)
-    return output, level
+    return output.to(query.dtype), level
 
 
 def backward(
@@ -172,7 +179,7 @@ def backward(
     """Go over the pieces again: with the merged output and logsumexp, each gives its share of the gradients."""
     # exp(score − inf) is 0: a row that sees nothing passes nothing on.
     level = torch.where(level > -torch.inf, level, torch.inf)
-    gradients = tuple(torch.zeros_like(x) for x in (query, key, value))
+    gradients = tuple(torch.zeros_like(x, dtype=wide(x.dtype)) for x in (query, key, value))
     for piece in pieces.pieces:
         ours = [_rows(x, piece) for x in (gradient, query, output, level)]
         theirs = [_keys(x, piece) for x in (key, value)]
@@ -197,7 +204,7 @@ def backward(
             _rows(gradients[0], piece)[some].add_(parts[0])
             for whole, part in zip(gradients[1:], parts[1:], strict=True):
                 _add_keys(whole, part, piece, some)
-    return gradients
+    return tuple(x.to(query.dtype) for x in gradients)
 
 
 def _tile(piece: Piece, query: Tensor) -> Tensor | None:
@@ -245,4 +252,5 @@ SEGMENTS = Backend(
     run=run,
     cost=_cost,
     caveat=lambda call: "NaN or inf in a key or value that only some queries see may reach others near them",
+    gives_way=_gives_way,
 )

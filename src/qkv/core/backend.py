@@ -24,6 +24,7 @@ class Backend:
 
     `refuses` gives the reason why it cannot compute a call exactly, or None. `run` gives the output, and each row's
     summary where that falls out. `caveat` names what it cannot promise, or is empty.
+    `gives_way` is the one that does look at values, as `run` does: another backend that runs instead, and why.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Backend:
     run: Callable[[Call], tuple[Tensor, Summary | None]]
     cost: Callable[[Call], Cost]
     caveat: Callable[[Call], str]
+    gives_way: Callable[[Call], "tuple[Backend, str] | None"] = lambda call: None
 
 
 def dense_cost(call: Call, pairs: int, stored: int) -> Cost:

@@ -22,6 +22,11 @@ def readable(tensor: Tensor) -> bool:
     )
 
 
+def is_transformed() -> bool:
+    """Say whether a transform of torch.func (vmap, grad, jvp) is at work: any tensor may then be one of its own."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
 def autocasts(device: torch.device) -> bool:
     """Say whether autocast is on for a device; not every kind of device knows it (meta does not)."""
     return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)

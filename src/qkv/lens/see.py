@@ -16,7 +16,6 @@ from qkv.lens.reading import Reading, printable
 from qkv.lens.terminal import comparison_table, console, heatmap, telling_table
 from qkv.lens.words import Comparison, compare
 
-
 OWN = b'{\n "generator": "qkv see",'
 """How the numbers that qkv writes begin."""
 
@@ -151,7 +150,7 @@ def _numbers(
     word: str | None,
     comparison: Comparison | None,
 ) -> bytes:
-    """Write the numbers as JSON: for each text its tokens, heads, telling heads with their links, and the head shown."""
+    """Write the numbers as JSON: of each text the tokens, heads, telling heads with links, and the head shown."""
     texts = []
     for reading, seen in zip(readings, found, strict=True):
         weights = reading.maps[seen.layer].head(seen.head).dense()[0, 0].tolist()
