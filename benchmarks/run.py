@@ -108,7 +108,49 @@ def statistics_of_a_map() -> Case:
     return Case("top 8 keys, 4,096 × 4,096", ours, {"softmax stored": eager, "SDPA output": sdpa}, agree)
 
 
-CASES = (small_call, small_call_with_mask, dense, windowed, planning, statistics_of_a_map)
+def decode(dtype: torch.dtype) -> Case:
+    """A step of generation: 32 query heads, 8 key heads, 16k keys of 128."""
+    query, key, value = torch.randn(1, 32, 1, 128), *(torch.randn(1, 8, 16384, 128) for _ in range(2))
+    query, key, value = (x.to(dtype) for x in (query, key, value))
+    rows = query.view(1, 8, 4, 128)
+
+    def gqa() -> torch.Tensor:
+        return F.scaled_dot_product_attention(query, key, value, enable_gqa=True)
+
+    def fold() -> torch.Tensor:
+        return F.scaled_dot_product_attention(rows, key, value).view_as(query)
+
+    def read() -> object:
+        # The same bytes, summed as float32: what memory gives.
+        return key.view(torch.float32).sum(), value.view(torch.float32).sum()
+
+    def agree() -> None:
+        exact = F.scaled_dot_product_attention(query.double(), key.double(), value.double(), enable_gqa=True)
+        ours, theirs = ((output - exact).abs().max() for output in (qkv.attend(query, key, value), gqa()))
+        assert ours <= 2 * theirs, f"{ours} is more than twice {theirs}"
+
+    peers = {"SDPA, enable_gqa": gqa, "SDPA, heads folded": fold, "plain read": read}
+    return Case(f"decode {str(dtype)[6:]}", lambda: qkv.attend(query, key, value), peers, agree)
+
+
+def decode_float32() -> Case:
+    return decode(torch.float32)
+
+
+def decode_bfloat16() -> Case:
+    return decode(torch.bfloat16)
+
+
+CASES = (
+    decode_float32,
+    decode_bfloat16,
+    small_call,
+    small_call_with_mask,
+    dense,
+    windowed,
+    planning,
+    statistics_of_a_map,
+)
 
 
 def seconds(call: Callable[[], object], calls: int) -> float:

@@ -103,6 +103,7 @@ class Live(NamedTuple):
 
     starts: np.ndarray
     stops: np.ndarray
+    longest: int
     by_query_head: bool = False
     tile: np.ndarray = np.zeros(1, np.uint8)
     steps: tuple[int, ...] = (0, 0, 0, 0)
@@ -113,7 +114,7 @@ class Live(NamedTuple):
 def _live(call: Call) -> Live:
     grid, mask = call.grid, call.mask
     if mask is None or _sees_all(call):
-        return Live(np.zeros((1, 1), np.int64), np.full((1, 1), grid.keys))
+        return Live(np.zeros((1, 1), np.int64), np.full((1, 1), grid.keys), grid.keys)
     some, every = mask.runs(grid.queries, grid)
     starts, stops = some.start.squeeze(-2), some.stop.squeeze(-2)
     by_query_head = call.group > 1 and starts.ndim > 1 and starts.shape[-2] > 1
@@ -123,20 +124,20 @@ def _live(call: Call) -> Live:
         starts, stops = starts.expand(lead), stops.expand(lead)
     first, after = (ends.reshape(-1, ends.shape[-1]).contiguous().numpy() for ends in (starts, stops))
     alike = torch.equal(some.start, every.start) and torch.equal(some.stop, every.stop)
-    alive = first < after
+    alive, longest = first < after, int((after - first).sum(-1).max())
     if alike or not alive.any():
-        return Live(first, after, by_query_head)
+        return Live(first, after, longest, by_query_head)
     low, high = int(first[alive].min()), int(after[alive].max())
     tile = mask.tile(grid.rows(), torch.arange(low, high), grid).contiguous()
     tile = tile.expand(*grid.batch, grid.heads, *tile.shape[-2:]).reshape(-1, grid.heads, *tile.shape[-2:])
     flat, steps = _numbers(tile.view(torch.uint8))
-    return Live(first, after, by_query_head, flat, steps, low, high)
+    return Live(first, after, longest, by_query_head, flat, steps, low, high)
 
 
 def _numbers(tensor: Tensor) -> tuple[np.ndarray, tuple[int, ...]]:
     """Give all numbers from a tensor's first to its last, in one dimension and without a copy, and its steps."""
-    steps = tensor.stride()
-    extent = 1 + sum((size - 1) * step for size, step in zip(tensor.shape, steps, strict=True))
+    (a, b, c, d), steps = tensor.shape, tensor.stride()
+    extent = 1 + (a - 1) * steps[0] + (b - 1) * steps[1] + (c - 1) * steps[2] + (d - 1) * steps[3]
     flat = tensor.detach().as_strided((extent,), (1,))
     bits = _BITS.get(tensor.dtype)
     return (flat if bits is None else flat.view(bits)).numpy(), steps
@@ -152,8 +153,7 @@ def _fold(call: Call) -> Tensor:
     found = _dot(call)
     assert found is not None
     query, key = call.score.prepare(call.query, call.key)
-    key = key.expand(*call.key.shape[:-1], key.shape[-1])
-    key, value = (x if x.ndim == 4 else x.reshape(-1, *x.shape[-3:]) for x in (key, call.value))
+    key, value = (x if x.ndim == 4 else x.reshape(-1, *x.shape[-3:]) for x in (_spread(key, call), call.value))
     rows = query.reshape(key.shape[0], key.shape[1], -1, query.shape[-1])
     with exact(call.grid.device):
         output = F.scaled_dot_product_attention(rows, key, value, scale=found[0].scale)
@@ -169,8 +169,7 @@ def _attend(call: Call) -> Tensor:
     assert found is not None
     pair, cap = found
     query, key = call.score.prepare(call.query, call.key)
-    key = _four(key.expand(*call.key.shape[:-1], key.shape[-1]), kernel.WIDTH)
-    value = _four(call.value, kernel.WIDTH)
+    key, value = _four(_spread(key, call), kernel.WIDTH), _four(call.value, kernel.WIDTH)
     share = call.group if live.by_query_head else 1
     heads = key.shape[1] * share
     lanes, dim = key.shape[0] * heads, value.shape[3]
@@ -179,7 +178,7 @@ def _attend(call: Call) -> Tensor:
     queries = query.reshape(lanes, rows, query.shape[-1]).float()
     if filled != rows or key.shape[3] != query.shape[-1]:
         queries = F.pad(queries, (0, key.shape[3] - query.shape[-1], 0, filled - rows))
-    parts = max(1, min(-(-UNITS // lanes), int((live.stops - live.starts).sum(-1).max()) // UNIT))
+    parts = max(1, min(-(-UNITS // lanes), live.longest // UNIT))
     output = np.empty((lanes, parts, filled * dim), np.float32)
     levels = np.empty((lanes, parts, filled, 2), np.float32)
     task = (
@@ -193,8 +192,13 @@ def _attend(call: Call) -> Tensor:
     in_parallel(lambda piece: kernel.attend(*task, units[piece], units[piece + 1]), pieces)
     result = torch.empty(lanes, rows * dim)
     kernel.merge(output, levels, result.numpy())
-    result = result.view(*call.query.shape[:-1], dim)[..., : call.value.shape[-1]]
-    return result.to(call.value.dtype)
+    result = result.view(*call.query.shape[:-1], dim)
+    return (result if dim == call.value.shape[-1] else result[..., : call.value.shape[-1]]).to(call.value.dtype)
+
+
+def _spread(key: Tensor, call: Call) -> Tensor:
+    """Give a prepared key that is the same for all heads its batch and heads."""
+    return key if key.shape[:-1] == call.key.shape[:-1] else key.expand(*call.key.shape[:-1], key.shape[-1])
 
 
 def _four(x: Tensor, width: int) -> Tensor:
