@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from qkv.backends.additive.tiles import Tiles, plan_tiles
 from qkv.core.backend import Backend, Cost, dense_cost
@@ -15,6 +16,7 @@ from qkv.core.call import Call, exact
 from qkv.core.dropout import draw_seed, streams
 from qkv.core.reference import hide_rows
 from qkv.core.types import AdditivePair, wide
+from qkv.errors import UnsupportedError, must
 from qkv.selections.soft import Softmax
 
 
@@ -30,10 +32,12 @@ def refuses(call: Call) -> str | None:
         return "it has no place for a bias"
     if 0 in (*call.query.shape, *call.key.shape, *call.value.shape):
         return "there are no pairs, or no features"
+    if torch.compiler.is_compiling():
+        return None if call.mask is None else "torch.compile cannot follow how a mask is cut into tiles"
     if any(torch._C._functorch.is_functorch_wrapped_tensor(x) for x in (call.query, call.key, call.value)):
         return "torch.func cannot look into its kernels"
-    if torch.compiler.is_compiling() and call.mask is not None:
-        return "torch.compile cannot follow how a mask is cut into tiles"
+    if forward_ad._current_level >= 0:
+        return "forward-mode differentiation cannot look into its kernels"
     return None
 
 
@@ -166,6 +170,14 @@ def _backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ..
 
 
 attend.register_autograd(_backward, setup_context=_save)
+
+
+def _refuse_twice(ctx: Any, *_: Tensor) -> None:
+    rule = "have a path whose gradient has a gradient"
+    raise UnsupportedError(must("attend", "create_graph=True", rule, "additive", "impl='reference'"))
+
+
+gradients.register_autograd(_refuse_twice)
 
 
 def _cost(call: Call) -> Cost:

@@ -1,10 +1,9 @@
 """Additive attention on the CPU: tiles of pairs, each scored, weighed and forgotten.
 
-tanh(a + b) = 1 − 2r with r = 1 / (1 + e^{2a} e^{2b}), and softmax ignores what all keys of a row share. So after one
-exponential for each number of the queries and the keys, a pair costs a feature half a division: two fractions are
-summed over their common denominator. Where a and b are both far from 0 their exponentials say too little, and the sum
-itself is taken. Nothing depends on the numbers of others: a pair's score is the same bits whatever other pairs there
-are.
+tanh(a + b) = 1 − 2r with r = 1 / (1 + e^{2a} e^{2b}). So after one exponential for each number of the queries and the
+keys, a pair costs a feature half a division: two fractions are summed over their common denominator. Where a and b are
+both far from 0 their exponentials say too little, and the sum itself is taken. Nothing depends on the numbers of
+others: a pair's score is the same bits whatever other pairs there are.
 
 Keys and values stand transposed, so that the innermost loops run over neighbouring keys.
 """
@@ -159,33 +158,44 @@ def lay_out(
 
 @kernel
 def _score(scores: Any, by_row: Any, by_key: Any, there: int, weights: Any, cap: float) -> None:
-    """Score one query against a tile of keys: −2 Σ v r, which is v · tanh(a + b) less what all keys share.
+    """Score one query against a tile of keys: Σ v − 2 Σ v r.
 
     Denominators are held below `cap`, so that their products stay finite.
     """
     hidden, most = weights.shape[0], weights.dtype.type(cap)
+    whole = weights.dtype.type(0)
+    for f in range(hidden):
+        whole += weights[f]
     for j in range(TILE):
-        scores[j] = 0
+        scores[j] = whole
     for f in range(0, hidden - 1, 2):
         a0, a1, w0, w1 = by_row[f], by_row[f + 1], _TWO * weights[f], _TWO * weights[f + 1]
         b0, b1 = by_key[f, there : there + TILE], by_key[f + 1, there : there + TILE]
         for j in range(TILE):
             y0, y1 = _ONE + a0 * b0[j], _ONE + a1 * b1[j]
             y0, y1 = most if y0 > most else y0, most if y1 > most else y1
-            scores[j] -= (w0 * y1 + w1 * y0) / (y0 * y1)
+            # The same steps as in the backward pass, for the same bits: without the comparison, which never holds, the
+            # compiler would make one division of two steps.
+            both = _ONE / (y0 * y1)
+            both = _ONE if both > _ONE else both
+            scores[j] -= (w0 * y1 + w1 * y0) * both
     if hidden % 2:
         a0, w0, b0 = by_row[hidden - 1], _TWO * weights[hidden - 1], by_key[hidden - 1, there : there + TILE]
         for j in range(TILE):
             y0 = _ONE + a0 * b0[j]
-            scores[j] -= w0 / (most if y0 > most else y0)
+            r = _ONE / (most if y0 > most else y0)
+            scores[j] -= w0 * (_ONE if r > _ONE else r)
 
 
 @kernel
 def _fractions(fractions: Any, scores: Any, by_row: Any, by_key: Any, there: int, weights: Any, cap: float) -> None:
     """Score as `_score`, and keep each r."""
     hidden, most = weights.shape[0], weights.dtype.type(cap)
+    whole = weights.dtype.type(0)
+    for f in range(hidden):
+        whole += weights[f]
     for j in range(TILE):
-        scores[j] = 0
+        scores[j] = whole
     for f in range(0, hidden - 1, 2):
         a0, a1, w0, w1 = by_row[f], by_row[f + 1], _TWO * weights[f], _TWO * weights[f + 1]
         b0, b1 = by_key[f, there : there + TILE], by_key[f + 1, there : there + TILE]
@@ -436,7 +446,7 @@ def backward(
 ) -> None:
     """Give the gradients of the chunks of rows from `first` to `last`, each chunk's share of the keys' apart.
 
-    Of a weight p, ds = p (dp − Σ dp p); of a feature, 1 − tanh² = 4 r (1 − r). The features stay in their order.
+    Of a weight p, ds = p (dp − Σ dp p), where Σ dp p is gradient · output; of a feature, 1 − tanh² = 4 r (1 − r).
     """
     blocks, tiles = table.shape[2], table.shape[3]
     keys, hidden, dim = key.shape[1], weights.shape[0], values.shape[1]
@@ -476,7 +486,7 @@ def backward(
                 start = member * queries + block * BLOCK
                 rows = min(BLOCK, queries - block * BLOCK)
                 coming = gradient[lane, start : start + rows]
-                _slopes(slopes, coming, values[lane], there, rows)
+                _slopes(slopes, coming, output[lane, start : start + rows], values[lane], there, rows)
                 for i in range(rows):
                     row, share, slope = start + i, shares[i], slopes[i]
                     _fractions(fractions, share, by_row[lane, row], by_key[lane], there, weights, cap)
@@ -496,11 +506,11 @@ def backward(
                             kept[j] = _ONE
                         _drop(kept, streams[lane * group + member], block * BLOCK + i, there, threshold, boost)
                         for j in range(TILE):
-                            slope[j] = share[j] * (slope[j] * kept[j] - mean)
+                            slope[j] = share[j] * (slope[j] * kept[j] + mean * (kept[j] - _ONE))
                             share[j] = share[j] * kept[j]
                     else:
                         for j in range(TILE):
-                            slope[j] = share[j] * (slope[j] - mean)
+                            slope[j] = share[j] * slope[j]
                     _spread(
                         fractions, slope, for_keys[lane, chunk], there, for_rows[lane, row], for_weights[lane, chunk]
                     )
@@ -517,27 +527,27 @@ def backward(
 
 
 @kernel
-def _slopes(slopes: Any, gradient: Any, values: Any, there: int, rows: int) -> None:
-    """Give the slope of each weight: gradient · value."""
+def _slopes(slopes: Any, gradient: Any, output: Any, values: Any, there: int, rows: int) -> None:
+    """Give the slope of each weight above the row's mean: gradient · (value − output), which loses no digits."""
     dim = values.shape[0]
     for i in range(0, rows, 2):
         other = min(i + 1, rows - 1)
-        p, q, g, h = slopes[i], slopes[i + 1], gradient[i], gradient[other]
+        p, q, g, h, a, b = slopes[i], slopes[i + 1], gradient[i], gradient[other], output[i], output[other]
         p[:] = 0
         q[:] = 0
-        for d in range(0, dim - 3, 4):
-            g0, g1, g2, g3 = g[d], g[d + 1], g[d + 2], g[d + 3]
-            h0, h1, h2, h3 = h[d], h[d + 1], h[d + 2], h[d + 3]
+        for d in range(0, dim - 1, 2):
+            g0, g1, h0, h1 = g[d], g[d + 1], h[d], h[d + 1]
+            a0, a1, b0, b1 = a[d], a[d + 1], b[d], b[d + 1]
             v0, v1 = values[d, there : there + TILE], values[d + 1, there : there + TILE]
-            v2, v3 = values[d + 2, there : there + TILE], values[d + 3, there : there + TILE]
             for j in range(TILE):
-                p[j] += g0 * v0[j] + g1 * v1[j] + g2 * v2[j] + g3 * v3[j]
-                q[j] += h0 * v0[j] + h1 * v1[j] + h2 * v2[j] + h3 * v3[j]
-        for d in range(dim - dim % 4, dim):
-            g0, h0, v0 = g[d], h[d], values[d, there : there + TILE]
+                p[j] += g0 * (v0[j] - a0) + g1 * (v1[j] - a1)
+                q[j] += h0 * (v0[j] - b0) + h1 * (v1[j] - b1)
+        if dim % 2:
+            d = dim - 1
+            g0, h0, a0, b0, v0 = g[d], h[d], a[d], b[d], values[d, there : there + TILE]
             for j in range(TILE):
-                p[j] += g0 * v0[j]
-                q[j] += h0 * v0[j]
+                p[j] += g0 * (v0[j] - a0)
+                q[j] += h0 * (v0[j] - b0)
 
 
 @kernel
@@ -561,8 +571,11 @@ def _collect(shares: Any, gradient: Any, for_values: Any, there: int, rows: int)
 
 @kernel
 def _spread(fractions: Any, slopes: Any, for_keys: Any, there: int, for_row: Any, for_weights: Any) -> None:
-    """Add a row's slopes times r (1 − r) to its own features and the keys', and times r to the weights'."""
-    zero = slopes.dtype.type(0)
+    """Add a row's slopes times r (1 − r) to its own features and the keys', and times r − ½ to the weights'."""
+    zero = half = slopes.dtype.type(0)
+    for j in range(TILE):
+        half += slopes[j]
+    half /= _TWO
     for f in range(for_row.shape[0]):
         r, key = fractions[f], for_keys[f, there : there + TILE]
         row = weight = zero
@@ -573,7 +586,7 @@ def _spread(fractions: Any, slopes: Any, for_keys: Any, there: int, for_row: Any
             row += step
             key[j] += step
         for_row[f] += row
-        for_weights[f] += weight
+        for_weights[f] += weight - half
 
 
 def _laid_out(query: Tensor, key: Tensor, value: Tensor, vector: Tensor) -> tuple[Any, ...]:
