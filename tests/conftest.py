@@ -15,6 +15,10 @@ hypothesis.settings.register_profile("steady", derandomize=True, deadline=None)
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile("steady")
 
+# Triton chooses when it is first imported: without a GPU its kernels are interpreted.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 # Each worker of pytest-xdist has a core to itself.
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)

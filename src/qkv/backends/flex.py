@@ -11,7 +11,6 @@ from functools import cache, lru_cache
 from typing import Any, TypeAlias
 
 import torch
-import torch._dynamo
 from jaxtyping import Bool
 from torch import Tensor
 from torch.nn import functional as F
