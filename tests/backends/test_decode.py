@@ -82,6 +82,20 @@ def test_the_fold(dtype: torch.dtype, queries: int) -> None:
     check((query[0], key[0], value[0]), score=qkv.dot())
 
 
+def test_which_of_the_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = []
+    for name in ("_fold", "_attend"):
+        inner = getattr(decode, name)
+        monkeypatch.setattr(decode, name, lambda call, inner=inner, name=name: chosen.append(name) or inner(call))
+    for dtype in DTYPES:
+        qkv.attend(*inputs(dtype), impl="decode")
+    qkv.attend(*inputs(), mask=qkv.causal(), impl="decode")
+    qkv.attend(*inputs(), mask=qkv.window(9), impl="decode")
+    monkeypatch.setattr(decode, "BEYOND_CACHES", 1)
+    qkv.attend(*inputs(torch.bfloat16), impl="decode")
+    assert chosen == ["_fold", "_fold", "_attend", "_fold", "_attend", "_attend"]
+
+
 @pytest.mark.usefixtures("kernel_alone")
 def test_a_soft_cap_and_other_scores() -> None:
     check(inputs(), score=qkv.soft_cap(qkv.scaled_dot(), 2.0), mask=qkv.window(30))

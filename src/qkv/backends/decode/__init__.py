@@ -30,6 +30,9 @@ MOST_ROWS = 32
 FEWEST_NUMBERS = 1 << 16
 """Numbers in keys and values below which PyTorch's attention is done before the kernel has begun."""
 
+BEYOND_CACHES = 1 << 25
+"""Numbers in keys and values from which on the kernel reads bfloat16 faster than products of such matrices do."""
+
 UNITS, UNIT = 64, 512
 """Parts to split the keys of all heads into, none below 512 keys. They do not depend on the number of threads."""
 
@@ -76,12 +79,15 @@ def _dot(call: Call) -> tuple[DotPair, float] | None:
 
 
 def _folds(call: Call) -> bool:
-    """Say whether every key is seen and matrix products read as fast as the kernel: in bfloat16 with four rows it is
-    faster, and float16 they would round the weights to.
+    """Say whether every key is seen and matrix products read as fast as the kernel.
+
+    float16 they would round the weights to; bfloat16 from memory the kernel reads faster, for up to four rows.
     """
     found, rows, dtype = _dot(call), call.grid.queries * call.group, call.query.dtype
-    plain = _sees_all(call) and found is not None and not found[1] and found[0].dim == call.value.shape[-1]
-    return plain and (dtype == torch.float32 or (dtype == torch.bfloat16 and not 1 < rows <= 4))
+    if not _sees_all(call) or found is None or found[1] or found[0].dim != call.value.shape[-1]:
+        return False
+    read = 1 < rows <= 4 and call.key.numel() + call.value.numel() >= BEYOND_CACHES
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and not read)
 
 
 def _sees_all(call: Call) -> bool:
