@@ -157,7 +157,7 @@ def lay_out(
 
 
 @kernel
-def _score(scores: Any, by_row: Any, by_key: Any, there: int, weights: Any, cap: float) -> None:
+def _score(scores: Any, kept: Any, by_row: Any, by_key: Any, there: int, weights: Any, cap: float) -> None:
     """Score one query against a tile of keys: Σ v − 2 Σ v r.
 
     Denominators are held below `cap`, so that their products stay finite.
@@ -174,17 +174,18 @@ def _score(scores: Any, by_row: Any, by_key: Any, there: int, weights: Any, cap:
         for j in range(TILE):
             y0, y1 = _ONE + a0 * b0[j], _ONE + a1 * b1[j]
             y0, y1 = most if y0 > most else y0, most if y1 > most else y1
-            # The same steps as in the backward pass, for the same bits: without the comparison, which never holds, the
-            # compiler would make one division of two steps.
+            # The same steps as in the backward pass, for the same bits: the compiler would make one division of two
+            # steps, were the first not kept.
             both = _ONE / (y0 * y1)
-            both = _ONE if both > _ONE else both
+            kept[j] = both
             scores[j] -= (w0 * y1 + w1 * y0) * both
     if hidden % 2:
         a0, w0, b0 = by_row[hidden - 1], _TWO * weights[hidden - 1], by_key[hidden - 1, there : there + TILE]
         for j in range(TILE):
             y0 = _ONE + a0 * b0[j]
             r = _ONE / (most if y0 > most else y0)
-            scores[j] -= w0 * (_ONE if r > _ONE else r)
+            kept[j] = r
+            scores[j] -= w0 * r
 
 
 @kernel
@@ -317,7 +318,7 @@ def forward(
             away = anywhere[lane, tile].any()
             for i in range(rows):
                 row, score = start + i, shares[i]
-                _score(score, by_row[lane, row], by_key[lane], there, weights, cap)
+                _score(score, unused[0], by_row[lane, row], by_key[lane], there, weights, cap)
                 if away:
                     ends = query[lane, row], key[lane], by_row[lane, row], by_key[lane]
                     _mend(unused, score, numbers, *ends, there, weights, anywhere[lane, tile], far, cap)
