@@ -14,11 +14,21 @@ from qkv.core.reference import hide_rows, score_tile, visible
 from qkv.core.types import Grid, Pair, Selection, Summary, Tiles, wide
 from qkv.errors import ArgumentError, KindError, ShapeError, must
 
-TILE_NUMBERS = 1 << 21
-"""Scores held at once while streaming: 8 MiB of float32, and a few temporaries of that size beside it."""
+TILE_NUMBERS = 1 << 19
+"""Scores held at once while streaming: 2 MiB of float32, and a few temporaries of that size beside it."""
 
 DENSE_BYTES = 1 << 30
 """What `dense()` may take unless told otherwise."""
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """What `AttentionMap.statistics` answers; entropy and received attention are differentiable."""
+
+    top_weights: Float[Tensor, "*batch heads queries top"]
+    top_keys: Int[Tensor, "*batch heads queries top"]
+    entropy: Float[Tensor, "*batch heads queries"]
+    received: Float[Tensor, "*batch heads keys"]
 
 
 @dataclass(eq=False)
@@ -70,6 +80,27 @@ class AttentionMap:
         self._check_size("AttentionMap.scores", self.grid.queries, self.grid.keys, limit)
         return _join((self._scores(rows) for rows in self._split_rows(self.grid.rows())), -2, self.grid.queries)
 
+    def statistics(self, k: int) -> "Statistics":
+        """Answer `top_keys(k)`, `entropy()` and `received()` together, scoring each pair once.
+
+        Raises: as `top_keys`.
+        """
+        self._check_top("AttentionMap.statistics", k)
+        shape, device = (*self.shape[:-1], k), self.grid.device
+        heaviest = torch.empty(shape, dtype=wide(self.query.dtype), device=device)
+        where = torch.empty(shape, dtype=torch.long, device=device)
+        received = self._no_weight()
+
+        def entropies() -> Iterator[Tensor]:
+            nonlocal received
+            for rows, weights, _ in self._blocks():
+                heaviest[..., rows, :], where[..., rows, :] = weights.detach().topk(k, dim=-1)
+                received = received + weights.sum(-2)
+                yield _entropy(weights)
+
+        entropy = _join(entropies(), -1, self.grid.queries)
+        return Statistics(heaviest, where, entropy, received)
+
     def row(self, query: int) -> Float[Tensor, "*batch heads keys"]:
         """Compute the weights of one query; a negative number counts from the last. Cost: O(keys·dim)."""
         index = _index("AttentionMap.row", "query", query, self.grid.queries)
@@ -83,8 +114,7 @@ class AttentionMap:
 
     def received(self) -> Float[Tensor, "*batch heads keys"]:
         """Sum the attention that each key receives from all queries."""
-        shape = (*self.shape[:-2], self.grid.keys)
-        total = torch.zeros(shape, dtype=wide(self.query.dtype), device=self.grid.device)
+        total = self._no_weight()
         for _, weights, _ in self._blocks():
             total += weights.sum(-2)
         return total
@@ -105,9 +135,7 @@ class AttentionMap:
 
         Raises: KindError, ArgumentError if k is not an integer in 1..keys.
         """
-        check_whole("AttentionMap.top_keys", "k", k, 1)
-        if k > self.grid.keys:
-            raise ArgumentError(must("AttentionMap.top_keys", "k", f"be <= {self.grid.keys}", k, "that many keys"))
+        self._check_top("AttentionMap.top_keys", k)
         shape, device = (*self.shape[:-1], k), self.grid.device
         heaviest = torch.empty(shape, dtype=wide(self.query.dtype), device=device)
         where = torch.empty(shape, dtype=torch.long, device=device)
@@ -192,11 +220,10 @@ class AttentionMap:
         """Weigh whole rows; also give their summary."""
         scores = self._scores(rows)
         if self.kept is None:
-            summary = self.select.summary(scores)
-        else:
-            summary = tuple(part.index_select(-1, rows) for part in self.kept)
-            if torch.is_grad_enabled():
-                summary = self.select.refresh(scores, summary)
+            return self.select.read(scores, self.grid.columns())
+        summary = tuple(part.index_select(-1, rows) for part in self.kept)
+        if torch.is_grad_enabled():
+            summary = self.select.refresh(scores, summary)
         return self.select.weights(scores, summary, self.grid.columns()), summary
 
     def _tile(self, rows: Tensor, columns: Tensor) -> Float[Tensor, "*batch heads rows columns"]:
@@ -265,6 +292,15 @@ class AttentionMap:
             if isinstance(one, int):
                 _index("AttentionMap[…]", "the index", one, size)
         return full[:-2], full[-2], full[-1]
+
+    def _no_weight(self) -> Float[Tensor, "*batch heads keys"]:
+        shape = (*self.shape[:-2], self.grid.keys)
+        return torch.zeros(shape, dtype=wide(self.query.dtype), device=self.grid.device)
+
+    def _check_top(self, function: str, k: int) -> None:
+        check_whole(function, "k", k, 1)
+        if k > self.grid.keys:
+            raise ArgumentError(must(function, "k", f"be <= {self.grid.keys}", k, "that many keys"))
 
     def _check_size(self, function: str, rows: int, columns: int, limit: int) -> None:
         bytes_ = _product(self.shape[:-2]) * rows * columns * wide(self.query.dtype).itemsize
@@ -336,9 +372,17 @@ def _join(parts: Iterator[Tensor], dim: int, size: int) -> Tensor:
 
 
 def _entropy(weights: Float[Tensor, "*lead rows keys"]) -> Float[Tensor, "*lead rows"]:
-    total = weights.sum(-1, keepdim=True)
-    share = weights / torch.where(total > 0, total, 1)
-    return -(share * torch.where(share > 0, share, 1).log()).sum(-1)
+    """−Σ (w/t) log (w/t) = log t − Σ w log w / t, with t = Σ w: fewer passes over the tile."""
+    total = weights.sum(-1)
+    # 0 · log 0 is 0, and so is its gradient. Where no gradient wants them, steps in place save memory and time.
+    if weights.requires_grad:
+        dot = (weights * torch.where(weights > 0, weights, 1).log()).sum(-1)
+    else:
+        dot = weights.clamp(min=torch.finfo(weights.dtype).tiny).log_().mul_(weights).sum(-1)
+    # Not `total > 0`: a row that holds a NaN is NaN.
+    alive = total != 0
+    total = torch.where(alive, total, 1)
+    return torch.where(alive, total.log() - dot / total, 0).clamp(min=0)
 
 
 def _index(function: str, argument: str, index: int, size: int) -> int:

@@ -233,6 +233,13 @@ class Selection(ABC):
     ) -> Float[Tensor, "*lead rows columns"]:
         """Give the weights of a tile: elementwise, given the summary of its rows and the keys its columns stand for."""
 
+    def read(
+        self, scores: Float[Tensor, "*lead rows keys"], columns: Int[Tensor, " keys"]
+    ) -> tuple[Float[Tensor, "*lead rows keys"], Summary]:
+        """Summarise whole rows and weigh them: `weights` of `summary`, or the same in fewer steps."""
+        summary = self.summary(scores)
+        return self.weights(scores, summary, columns), summary
+
     def logsumexp(self, summary: Summary) -> Float[Tensor, "*lead rows"]:
         """Give log Σ exp(score) of the rows, where the weights are exp(score − that); else raise UnsupportedError."""
         raise UnsupportedError(must("logsumexp", "select", "be softmax()", self, "only its parts merge"))

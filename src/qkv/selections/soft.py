@@ -45,6 +45,16 @@ class Softmax(Selection):
     def weights(self, scores: Tensor, summary: Summary, columns: Tensor) -> Tensor:
         return exp_above(scores, *summary)
 
+    def read(self, scores: Tensor, columns: Tensor) -> tuple[Tensor, Summary]:
+        if scores.shape[-1] == 0:
+            return super().read(scores, columns)
+        peak = scores.detach().amax(-1)
+        shares = below(scores, peak).exp()
+        total = shares.sum(-1)
+        total = torch.where(peak != -torch.inf, total, 1)
+        weights = shares / total[..., None] if shares.requires_grad else shares.div_(total[..., None])
+        return weights, (peak, total.log())
+
     def logsumexp(self, summary: Summary) -> Tensor:
         peak, rest = summary
         return peak + rest
