@@ -410,6 +410,21 @@ def test_it_refuses_where_there_is_nothing_or_no_cuda() -> None:
     assert FLEX.refuses(call) == "there are no pairs, or no features"
 
 
+def test_it_gives_way_to_what_cannot_look_into_it() -> None:
+    call = call_on("cuda", mask=qkv.window(2))
+    with torch.autograd.forward_ad.dual_level():
+        assert FLEX.refuses(call) == "forward-mode differentiation cannot look into its kernels"
+    told = []
+
+    def mapped(query: Tensor) -> Tensor:
+        told.append(FLEX.refuses(replace(call, query=query)))
+        return query
+
+    torch.func.vmap(mapped)(torch.zeros(2, *call.query.shape))
+    words = "its blocks are planned by plain Python, which torch.compile and torch.func cannot follow"
+    assert told == [words]
+
+
 @pytest.mark.parametrize("triton", [False, True])
 def test_it_takes_the_rest_if_triton_is_here(triton: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qkv.backends.flex._triton_is_here", lambda: triton)

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import torch
 from jaxtyping import Bool
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
@@ -74,6 +75,8 @@ def refuses(call: Call) -> str | None:
         torch._C._functorch.is_functorch_wrapped_tensor(x) for x in (call.query, call.key, call.value)
     ):
         return "its blocks are planned by plain Python, which torch.compile and torch.func cannot follow"
+    if forward_ad._current_level >= 0:
+        return "forward-mode differentiation cannot look into its kernels"
     if not _triton_is_here():
         return "its kernels need Triton, which is not installed"
     return None
