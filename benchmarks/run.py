@@ -94,21 +94,59 @@ def planning() -> Case:
 
 
 def statistics_of_a_map() -> Case:
-    query, key, value = inputs(1, 1, 4096, 64)
+    query, key, value = inputs(1, 1, 16384, 64)
 
     def ours() -> object:
-        return qkv.attention_map(query, key).top_keys(8)
+        return qkv.attention_map(query, key).statistics(8)
 
     def sdpa() -> object:
         return F.scaled_dot_product_attention(query, key, value)
 
-    def eager() -> object:
-        return (query @ key.mT / 8).softmax(-1).topk(8)
+    def agree() -> None:
+        few = query[..., :64, :]
+        weights = (few @ key.mT / 8).softmax(-1)
+        told = qkv.attention_map(few, key).statistics(8)
+        same(told.top_weights, weights.topk(8).values)
+        same(told.entropy, -(weights * weights.log()).sum(-1))
+        same(told.received, weights.sum(-2))
+
+    name = "statistics: top 8, entropy, received of 16,384 × 16,384"
+    return Case(name, ours, {"SDPA output": sdpa}, agree)
+
+
+def trained(call: Callable[[], torch.Tensor], leaves: list[torch.Tensor]) -> Callable[[], tuple[torch.Tensor, ...]]:
+    """Make a training step: the output's gradients."""
+    return lambda: torch.autograd.grad(call().sum(), leaves)
+
+
+def dropout_training() -> Case:
+    leaves = [x.requires_grad_() for x in inputs(1, 8, 2048, 64)]
 
     def agree() -> None:
-        same(qkv.attention_map(query, key).top_keys(8)[0], eager().values)
+        found = []
+        for impl in ("auto", "reference"):
+            torch.manual_seed(0)
+            few = [x[:, :1, :256] for x in leaves]
+            found.append(torch.autograd.grad(qkv.attend(*few, dropout=0.1, impl=impl).square().sum(), few))
+        for one, other in zip(*found, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
-    return Case("top 8 keys, 4,096 × 4,096", ours, {"softmax stored": eager, "SDPA output": sdpa}, agree)
+    ours = trained(lambda: qkv.attend(*leaves, dropout=0.1), leaves)
+    sdpa = trained(lambda: F.scaled_dot_product_attention(*leaves, dropout_p=0.1), leaves)
+    return Case("dropout training, 2,048 keys", ours, {"SDPA with dropout": sdpa}, agree)
+
+
+def learned_bias_training() -> Case:
+    bias = torch.randn(1, 2048, 2048, requires_grad=True)
+    leaves = [*(x.requires_grad_() for x in inputs(1, 8, 2048, 64)), bias]
+    ours = trained(lambda: qkv.attend(*leaves[:3], bias=bias), leaves)
+    sdpa = trained(lambda: F.scaled_dot_product_attention(*leaves[:3], attn_mask=bias[None]), leaves)
+
+    def agree() -> None:
+        for one, other in zip(ours(), sdpa(), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+    return Case("learned bias training, 2,048 keys", ours, {"SDPA, bias as mask": sdpa}, agree)
 
 
 def decode(dtype: torch.dtype) -> Case:
@@ -235,6 +273,8 @@ CASES = (
     windowed,
     planning,
     statistics_of_a_map,
+    dropout_training,
+    learned_bias_training,
     additive_forward,
     additive_training,
     additive_memory,
