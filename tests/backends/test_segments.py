@@ -197,7 +197,7 @@ def test_no_second_derivative_is_ever_a_wrong_number():
     loss = output.square().sum() + sum(gradient.square().sum() for gradient in gradients)
     with pytest.raises(
         UnsupportedError,
-        match=r"^attend: a gradient must be differentiated once; got twice \(a second backward is not implemented on the path 'seg",
+        match=r"^attend: a gradient must be differentiated once; got twice \(.*'segments'",
     ):
         loss.backward()
 

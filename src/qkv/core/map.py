@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from qkv.core.call import Call, exact
 from qkv.core.checks import check_whole
@@ -50,6 +50,8 @@ class AttentionMap:
     select: Selection
     grid: Grid
     kept: Summary | None = None
+    made_of: tuple[tuple[Tensor, int], ...] = ()
+    """The tensors that it refers to, with their versions: one changed in place would make the answers nonsense."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -208,6 +210,9 @@ class AttentionMap:
 
     def _scores(self, rows: Tensor, columns: Tensor | None = None) -> Float[Tensor, "*batch heads rows columns"]:
         """Score some rows against some columns, or all."""
+        if any(tensor._version != version for tensor, version in self.made_of):
+            rule, fix = "be as they were when the map was made", "ask before the optimiser steps, or copy what changes"
+            raise ArgumentError(must("AttentionMap", "its tensors", rule, "one changed in place", fix))
         query = self.query.index_select(-2, rows)
         key = self.key if columns is None else self.key.index_select(-2, columns)
         columns = self.grid.columns() if columns is None else columns
@@ -270,7 +275,8 @@ class AttentionMap:
         """Narrow the query, and see bias and mask through a window on that dimension."""
         bias = None if self.bias is None else _Narrowed(self.bias, self.grid, dim, index)
         mask = None if self.mask is None else _Narrowed(self.mask, self.grid, dim, index)
-        return AttentionMap(self.query.narrow(dim, index, 1), key, self.pair, bias, mask, select, grid, kept)
+        query = self.query.narrow(dim, index, 1)
+        return AttentionMap(query, key, self.pair, bias, mask, select, grid, kept, self.made_of)
 
     def _split(self, index: object) -> tuple[tuple, int | slice, int | slice]:
         """Read an index as one for the leading dimensions, one for the rows and one for the columns."""
@@ -320,7 +326,22 @@ def make_map(call: Call, kept: Summary | None = None) -> AttentionMap:
     pair = call.score.pair(query.shape[-1], key.shape[-1])
     query, key = call.score.prepare(query, key)
     kept = tuple(part.detach() for part in kept) if kept is not None and call.select.keeps else None
-    return AttentionMap(query, key, pair, call.bias, call.mask, call.select, call.grid, kept)
+    parts = (query, key, pair, call.bias, call.mask, call.select)
+    versions = tuple((tensor, tensor._version) for part in parts for tensor in tensors_of(part))
+    return AttentionMap(query, key, pair, call.bias, call.mask, call.select, call.grid, kept, versions)
+
+
+def tensors_of(part: object) -> Iterator[Tensor]:
+    """Find the tensors that a part holds and whose changes PyTorch counts: not those of inference mode."""
+    if isinstance(part, Tensor) and type(part) in (Tensor, nn.Parameter):
+        if not (torch.compiler.is_compiling() or part.is_inference()):
+            yield part
+    elif isinstance(part, nn.Module):
+        for held in (*part.parameters(), *part.buffers()):
+            yield from tensors_of(held)
+    else:
+        for held in getattr(part, "__dict__", {}).values():
+            yield from tensors_of(held)
 
 
 @torch.no_grad()
