@@ -34,6 +34,13 @@ MASKS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Take calls that would not pay."""
+    monkeypatch.setattr(additive, "FEWEST_QUERIES", 0)
+    monkeypatch.setattr(additive, "FEWEST_FEATURES", 0)
+
+
 class Apart:
     """An additive score whose query and key are prepared already."""
 
@@ -261,6 +268,16 @@ def test_refusals(choices, reason):
     query, key, value, vector = tensors()
     with pytest.raises(UnsupportedError, match=reason):
         qkv.attend(query, key, value, **{"score": Apart(vector), **choices}, impl="additive")
+
+
+def test_what_would_not_pay_is_refused(monkeypatch):
+    monkeypatch.undo()
+    query, key, value, vector = tensors(queries=2, heads=2)
+    reason = "with 2 queries for a key, laying out the keys costs what it saves"
+    assert additive.refuses(call_of("attend", query, key, value, Apart(vector), None, None, None, 0.0)) == reason
+    query, key, value, vector = tensors(queries=20, keys=30, hidden=7)
+    reason = "20 × 30 pairs of 7 features are too few to pay"
+    assert additive.refuses(call_of("attend", query, key, value, Apart(vector), None, None, None, 0.0)) == reason
 
 
 def test_nothing_to_attend_to_is_refused():

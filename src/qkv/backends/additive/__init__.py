@@ -19,12 +19,19 @@ from qkv.core.types import AdditivePair, wide
 from qkv.errors import UnsupportedError, must
 from qkv.selections.soft import Softmax
 
+FEWEST_QUERIES = 4
+"""Queries that share a key head, below which laying out the keys costs what it saves."""
+
+FEWEST_FEATURES = 1 << 18
+"""Features of all pairs together, below which a call of the definition is over before this one has begun."""
+
 
 def refuses(call: Call) -> str | None:
     """Say what of a call the kernels do not express, or None."""
     if call.grid.device.type != "cpu":
         return f"it runs on the CPU, not on {call.grid.device}"
-    if not isinstance(call.score.pair(call.query.shape[-1], call.key.shape[-1]), AdditivePair):
+    pair = call.score.pair(call.query.shape[-1], call.key.shape[-1])
+    if not isinstance(pair, AdditivePair):
         return f"it scores by v · tanh(q + k) alone, not by {call.score}"
     if not isinstance(call.select, Softmax):
         return f"it selects by softmax alone, not by {call.select}"
@@ -32,6 +39,11 @@ def refuses(call: Call) -> str | None:
         return "it has no place for a bias"
     if 0 in (*call.query.shape, *call.key.shape, *call.value.shape):
         return "there are no pairs, or no features"
+    rows = call.grid.queries * call.group
+    if rows < FEWEST_QUERIES:
+        return f"with {rows} queries for a key, laying out the keys costs what it saves"
+    if call.key.shape[:-1].numel() * rows * pair.dim < FEWEST_FEATURES:
+        return f"{call.grid.queries} × {call.grid.keys} pairs of {pair.dim} features are too few to pay"
     if torch.compiler.is_compiling():
         return None if call.mask is None else "torch.compile cannot follow how a mask is cut into tiles"
     if any(torch._C._functorch.is_functorch_wrapped_tensor(x) for x in (call.query, call.key, call.value)):
