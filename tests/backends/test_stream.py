@@ -214,7 +214,7 @@ def test_bands_skip_what_the_mask_hides() -> None:
 @pytest.mark.parametrize(
     ("choices", "reason"),
     [
-        ({}, "PyTorch's own attention is as fast without dropout, a cap, a sink, or a bias that learns"),
+        ({}, "PyTorch's own attention is as fast without dropout, a cap, a sink, or a bias that is large or learns"),
         ({"select": qkv.sparsemax()}, "it selects by softmax alone, with a sink or not, not by sparsemax()"),
         (
             {"score": qkv.Additive(6, 6, 4).double()},

@@ -25,6 +25,10 @@ from qkv.selections.sink import Sink
 from qkv.selections.soft import Softmax
 
 
+FEWEST_PAIRS = 128 * 128
+"""Pairs a head from which a bias is better not spelled out."""
+
+
 def refuses(call: Call) -> str | None:
     """Say what of a call the tiles do not express, or why another path is as fast, or None."""
     if call.grid.device.type != "cpu":
@@ -38,7 +42,7 @@ def refuses(call: Call) -> str | None:
     if 0 in (*call.query.shape, *call.key.shape, *call.value.shape):
         return "there are no pairs, or no features"
     if not _pays(call):
-        return "PyTorch's own attention is as fast without dropout, a cap, a sink, or a bias that learns"
+        return "PyTorch's own attention is as fast without dropout, a cap, a sink, or a bias that is large or learns"
     return None
 
 
@@ -53,7 +57,9 @@ def _pays(call: Call) -> bool:
     """Say whether PyTorch's fused attention does not express a call, or takes its slow path."""
     pair = call.score.pair(call.query.shape[-1], call.key.shape[-1])
     beyond = call.dropout > 0 or isinstance(call.select, Sink) or isinstance(pair, CappedPair)
-    return beyond or pair.dim != call.value.shape[-1] or bool(_held(call)) or _rounds(call)
+    # A dense mask with a bias in it is cheap to make while it is small.
+    large = call.bias is not None and call.grid.queries * call.grid.keys >= FEWEST_PAIRS
+    return beyond or pair.dim != call.value.shape[-1] or bool(_held(call)) or _rounds(call) or large
 
 
 def _held(call: Call) -> tuple[Tensor, ...]:
