@@ -110,6 +110,41 @@ TABLE = [
             "vectors of different widths)"
         ),
     ),
+    (
+        lambda: attend(Q.to(torch.float8_e4m3fn), K, V),
+        qkv.KindError,
+        "attend: query must be a floating tensor; got torch.float8_e4m3fn (query.float())",
+    ),
+    (
+        lambda: attend(Q, K.to_sparse(), V),
+        qkv.KindError,
+        "attend: key must be a dense tensor; got torch.sparse_coo (.to_dense())",
+    ),
+    (
+        lambda: attend(Q, K, V.to_mkldnn()),
+        qkv.KindError,
+        "attend: value must be a dense tensor; got torch._mkldnn (.to_dense())",
+    ),
+    (
+        lambda: attend(torch.nested.as_nested_tensor([Q[0]], layout=torch.jagged), K, V),
+        qkv.KindError,
+        "attend: query must be a dense tensor; got a nested tensor (.to_padded_tensor(0))",
+    ),
+    (
+        lambda: attend(Q, K, V, score=torch.ones(99, 99)),
+        qkv.KindError,
+        "attend: score must be a score of qkv; got float32[99, 99] (such as qkv.scaled_dot())",
+    ),
+    (
+        lambda: attend(Q, K, V, bias=torch.ones(5, 7).to_sparse()),
+        qkv.KindError,
+        "bias: the tensor must be a dense tensor; got torch.sparse_coo (.to_dense())",
+    ),
+    (
+        lambda: attend(Q, K, V, mask=torch.ones(5, 7, dtype=torch.bool).to_sparse()),
+        qkv.KindError,
+        "dense_mask: tensor must be a dense tensor; got torch.sparse_coo (.to_dense())",
+    ),
     (lambda: attend(Q, K, V, dropout=1.5), qkv.ArgumentError, "attend: dropout must lie in [0, 1]; got 1.5"),
     (lambda: attend(Q, K, V, dropout=-0.1), qkv.ArgumentError, "attend: dropout must lie in [0, 1]; got -0.1"),
     (lambda: attend(Q, K, V, dropout=NAN), qkv.ArgumentError, "attend: dropout must lie in [0, 1]; got nan"),
@@ -433,6 +468,54 @@ TABLE = [
         qkv.KindError,
         "Segments: segments must be a tensor of integers; got torch.float32",
     ),
+    (
+        lambda: qkv.rotary()(torch.ones(4)),
+        qkv.ShapeError,
+        "rotary: x must have the shape [*lead, positions, dim]; got [4]",
+    ),
+    (
+        lambda: qkv.rotary()(torch.ones(2, 4), torch.arange(3)),
+        qkv.ShapeError,
+        "rotary: positions must broadcast to x's [2]; got [3]",
+    ),
+    (
+        lambda: qkv.rotary()(torch.ones(2, 4), torch.zeros(5, 2, dtype=torch.long)),
+        qkv.ShapeError,
+        "rotary: positions must broadcast to x's [2]; got [5, 2]",
+    ),
+    (
+        lambda: qkv.alibi(heads=4, offset=1 << 31),
+        qkv.ArgumentError,
+        "alibi: offset must lie between -2^31 and 2^31; got 2147483648",
+    ),
+    (
+        lambda: qkv.T5Relative(2, offset=-(1 << 63)),
+        qkv.ArgumentError,
+        "T5Relative: offset must lie between -2^31 and 2^31; got -9223372036854775808",
+    ),
+    (
+        lambda: qkv.cosine(torch.tensor(1)),
+        qkv.KindError,
+        "cosine: temperature must be a floating tensor; got torch.int64",
+    ),
+    (
+        lambda: attend(Q, K, V, score=qkv.cosine(torch.ones(4, device="meta"))),
+        qkv.KindError,
+        "cosine: temperature must be on the query's device cpu; got meta",
+    ),
+    (
+        lambda: qkv.scaled_dot(1e39),
+        qkv.ArgumentError,
+        "scaled_dot: scale must be a finite number; got 1e+39 (float32 ends at 3.4e38)",
+    ),
+    (
+        lambda: qkv.soft_cap(qkv.dot(), 10**400),
+        qkv.ArgumentError,
+        "soft_cap: cap must be a finite number > 0; got 1329 bits (float32 ends at 3.4e38)",
+    ),
+    (lambda: qkv.topk(1 << 31), qkv.ArgumentError, "topk: k must be below 2^31; got 2147483648"),
+    (lambda: qkv.topk(10**5000), qkv.ArgumentError, "topk: k must be below 2^31; got 16610 bits"),
+    (lambda: attend(Q, K, V, dropout=10**400), qkv.ArgumentError, "attend: dropout must lie in [0, 1]; got 1329 bits"),
     (lambda: qkv.sink([0.0]), qkv.KindError, "sink: logits must be a floating tensor; got list (torch.zeros(heads))"),
     (
         lambda: qkv.sink(torch.zeros(2, dtype=torch.long)),
@@ -460,12 +543,37 @@ TABLE = [
     (
         lambda: qkv.merge_attention([V.long()], [V[..., 0]]),
         qkv.KindError,
-        "merge_attention: outputs must hold floating tensors; got torch.int64",
+        "merge_attention: outputs[0] must be a floating tensor; got torch.int64",
     ),
     (
         lambda: qkv.merge_attention([V], [None]),
         qkv.KindError,
-        "merge_attention: logsumexps must hold floating tensors; got NoneType",
+        "merge_attention: logsumexps[0] must be a floating tensor; got NoneType",
+    ),
+    (
+        lambda: qkv.merge_attention(None, [V[..., 0]]),
+        qkv.KindError,
+        "merge_attention: outputs must be a list or a tuple of tensors; got NoneType",
+    ),
+    (
+        lambda: qkv.merge_attention([V], (level for level in [V[..., 0]])),
+        qkv.KindError,
+        "merge_attention: logsumexps must be a list or a tuple of tensors; got generator",
+    ),
+    (
+        lambda: qkv.merge_attention([V.to_sparse()], [V[..., 0]]),
+        qkv.KindError,
+        "merge_attention: outputs[0] must be a dense tensor; got torch.sparse_coo (.to_dense())",
+    ),
+    (
+        lambda: qkv.merge_attention([V, V.double()], [V[..., 0]] * 2),
+        qkv.KindError,
+        "merge_attention: outputs must all have the dtype torch.float32; got torch.float64",
+    ),
+    (
+        lambda: qkv.merge_attention([V, V], [V[..., 0], V[..., 0].to("meta")]),
+        qkv.KindError,
+        "merge_attention: logsumexps must all be on cpu; got meta",
     ),
     (
         lambda: qkv.merge_attention([V, V[:1]], [V[..., 0]] * 2),
@@ -580,3 +688,14 @@ def test_autocast_casts_all_but_float64() -> None:
         assert attend(Q, K.half(), V).dtype == torch.bfloat16
         with pytest.raises(qkv.KindError, match=r"key must have the query's dtype torch.float64; got torch.bfloat16"):
             attend(Q.double(), K, V)
+
+
+@pytest.mark.unhooked
+@pytest.mark.parametrize(("x", "weights"), [(torch.float64, torch.float32), (torch.float32, torch.float64)])
+def test_autocast_excuses_no_dtype_that_it_does_not_cast(x: torch.dtype, weights: torch.dtype) -> None:
+    layer = qkv.MultiHead(8, 2).to(weights)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        text = rf"^MultiHead: x must have the weights' dtype {weights}; got {x} \(module\.to\({x}\)\)$"
+        with pytest.raises(qkv.KindError, match=text):
+            layer(torch.ones(1, 3, 8, dtype=x))
+        assert qkv.MultiHead(8, 2)(torch.ones(1, 3, 8, dtype=torch.float16)).dtype == torch.bfloat16

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from qkv.core.checks import check_lengths, check_values, readable
+from qkv.core.checks import check_lengths, check_values, is_integer, readable, shown
+from qkv.core.types import Grid
 from qkv.errors import ArgumentError
 
 
@@ -17,3 +18,22 @@ def test_values_are_read_on_the_cpu_alone() -> None:
     check_values("f", "x", torch.full((1,), torch.nan, device="meta"), "finite")
     with pytest.raises(ArgumentError, match=r"f: lengths must lie in 0\.\.2; got 3 \(there are 2 keys\)"):
         check_lengths("f", "lengths", torch.tensor([1, 3]), 2, "keys")
+
+
+def test_integers_are_those_that_torch_computes_with() -> None:
+    good = [torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8]
+    bad = [torch.uint16, torch.uint32, torch.uint64, torch.bool, torch.float32, torch.complex64]
+    assert [is_integer(torch.zeros(1, dtype=dtype)) for dtype in good + bad] == [True] * 5 + [False] * 6
+    assert not is_integer(torch.quantize_per_tensor(torch.ones(1), 1.0, 0, torch.quint8))
+
+
+def test_values_are_shown_in_a_few_letters() -> None:
+    values = (torch.ones(2, 3), "a", 1 << 70, 10**5000)
+    assert [shown(value) for value in values] == ["float32[2, 3]", "'a'", "1180591620717411303424", "16610 bits"]
+
+
+def test_an_offset_in_a_tensor_stays_within_what_sums_can_hold() -> None:
+    grid = Grid((3,), 1, 2, 2)
+    offset = torch.tensor([-(1 << 63), 5, (1 << 63) - 1])
+    at = grid.positions(grid.rows(), offset)
+    assert at.tolist() == [[[-(1 << 62), 1 - (1 << 62)]], [[5, 6]], [[1 << 62, (1 << 62) + 1]]]

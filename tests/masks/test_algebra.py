@@ -144,3 +144,8 @@ def test_only_masks_combine(operator: str, combine) -> None:
         combine(causal(), CORNER)
     fix = "(wrap a boolean tensor: qkv.dense_mask(tensor))"
     assert str(error.value) == f"{operator}: the other side must be a mask; got Tensor {fix}"
+
+
+def test_a_mask_and_itself_is_itself() -> None:
+    for mask in (causal(), window(2, dilation=2), causal() | prefix(2)):
+        assert (mask & mask) is mask and (mask | mask) is mask

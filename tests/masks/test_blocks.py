@@ -143,6 +143,7 @@ def test_a_layout_that_does_not_fit_is_refused(layout: Tensor, message: str) -> 
         ({"global_blocks": -1}, "bigbird: global_blocks must be >= 0; got -1 (blocks that all see, and that see all)"),
         ({"random": -1}, "bigbird: random must be >= 0; got -1 (random blocks for each query block)"),
         ({"seed": -1}, "bigbird: seed must be >= 0; got -1 (below 2^62)"),
+        ({"block": 1 << 70}, "bigbird: block must be below 2^31; got 1180591620717411303424"),
         ({"seed": 1 << 62}, "bigbird: seed must be below 2^62; got 4611686018427387904"),
     ],
 )
@@ -184,4 +185,23 @@ def test_a_size_below_1_is_refused() -> None:
 def test_other_kinds_are_refused(build, kind: type, message: str) -> None:
     with pytest.raises(kind) as error:
         build()
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        (
+            torch.ones(2, 2, dtype=torch.bool, device="meta"),
+            "blocks: layout must hold numbers, as the query on cpu does; got a meta tensor",
+        ),
+        (
+            torch.ones(2, 2, dtype=torch.bool).to_sparse(),
+            "blocks: layout must be a dense tensor; got torch.sparse_coo (.to_dense())",
+        ),
+    ],
+)
+def test_a_layout_that_cannot_be_read_is_refused(layout: Tensor, message: str) -> None:
+    with pytest.raises(KindError) as error:
+        blocks(layout, 2).dense(4, 4)
     assert str(error.value) == message

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from qkv.core.types import Grid
-from qkv.errors import KindError, ShapeError
+from qkv.errors import ArgumentError, KindError, ShapeError
 from qkv.masks.causal import causal
 
 # As many keys as queries, more, fewer, one, none.
@@ -55,6 +55,24 @@ def test_an_offset_for_another_batch_is_refused() -> None:
         causal(offset=torch.tensor([1, 2, 3])).dense(2, 2, batch=(2,))
     fix = "(query and key have the batch [2]: [*batch, heads, positions, dim])"
     assert str(error.value) == f"causal: offset must have the shape [*batch]; got [3] {fix}"
+
+
+@pytest.mark.parametrize("offset", [(1 << 63) - 1, -(1 << 31), 1 << 70])
+def test_an_offset_beyond_every_grid_is_refused(offset: int) -> None:
+    with pytest.raises(ArgumentError) as error:
+        causal(offset=offset)
+    assert str(error.value) == f"causal: offset must lie between -2^31 and 2^31; got {offset}"
+
+
+def test_an_offset_in_a_tensor_does_not_overflow() -> None:
+    far = torch.tensor([(1 << 63) - 1, -(1 << 63)])
+    assert causal(offset=far).dense(2, 2, batch=(2,)).flatten(1).tolist() == [[True] * 4, [False] * 4]
+
+
+def test_an_offset_that_holds_nothing_is_refused() -> None:
+    with pytest.raises(KindError) as error:
+        causal(offset=torch.zeros(2, dtype=torch.long, device="meta")).dense(2, 2, batch=(2,))
+    assert str(error.value) == "causal: offset must hold numbers, as the query on cpu does; got a meta tensor"
 
 
 @pytest.mark.unhooked

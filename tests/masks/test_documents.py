@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import Tensor
 
 from qkv.core.types import Grid
 from qkv.errors import ArgumentError, KindError, ShapeError
@@ -127,4 +128,34 @@ def test_what_does_not_fit_is_refused(given: dict, kind: type, message: str) -> 
 def test_other_kinds_are_refused(given: dict, kind: type, message: str) -> None:
     with pytest.raises(kind) as error:
         documents(**given)
+    assert str(error.value) == message
+
+
+def test_lengths_whose_sum_would_overflow_are_refused() -> None:
+    with pytest.raises(ArgumentError) as error:
+        documents(torch.tensor([1 << 62, 1 << 62])).dense(4, 4)
+    assert str(error.value) == ("documents: lengths must sum to at most 4; got 4611686018427387904 (there are 4 keys)")
+
+
+@pytest.mark.unhooked
+@pytest.mark.parametrize(
+    ("lengths", "message"),
+    [
+        (
+            torch.tensor([4], device="meta"),
+            "documents: lengths must hold numbers, as the query on cpu does; got a meta tensor",
+        ),
+        (
+            torch.tensor([4]).to(torch.uint16),
+            "documents: lengths must hold integers; got torch.uint16 (one length for each document)",
+        ),
+        (
+            torch.tensor([4]).to_sparse(),
+            "documents: lengths must be a dense tensor; got torch.sparse_coo (.to_dense())",
+        ),
+    ],
+)
+def test_lengths_that_cannot_be_read_are_refused(lengths: Tensor, message: str) -> None:
+    with pytest.raises(KindError) as error:
+        documents(lengths).dense(4, 4)
     assert str(error.value) == message

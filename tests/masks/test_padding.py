@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import Tensor
 
 from qkv.core.types import Grid
 from qkv.errors import ArgumentError, KindError, ShapeError
@@ -121,4 +122,46 @@ def test_what_does_not_fit_is_refused(given: dict, kind: type, message: str) -> 
 def test_other_kinds_are_refused(given: dict, message: str) -> None:
     with pytest.raises(KindError) as error:
         padding(**given)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("keys", "fix"),
+    [
+        (torch.tensor([2, 4]), "(query and key have the batch []: [*batch, heads, positions, dim]; "),
+        (torch.ones(2, 4, dtype=torch.bool), "(True = keep; "),
+    ],
+)
+def test_a_picture_without_the_batch_says_how_to_give_it(keys: Tensor, fix: str) -> None:
+    with pytest.raises(ShapeError) as error:
+        padding(keys=keys).picture(4, 4)
+    assert str(error.value).endswith(f"{fix}to draw a mask: picture(4, 4, batch=(2,)))")
+    assert padding(keys=keys).picture(4, 4, batch=(2,)).count("■") in (8, 16)
+
+
+@pytest.mark.unhooked
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (
+            torch.tensor([2, 3], device="meta"),
+            "padding: keys must hold numbers, as the query on cpu does; got a meta tensor",
+        ),
+        (
+            torch.ones(2, 3, dtype=torch.bool, device="meta"),
+            "padding: keys must hold numbers, as the query on cpu does; got a meta tensor",
+        ),
+        (
+            torch.tensor([2, 3]).to(torch.uint32),
+            "padding: keys must hold lengths or booleans; got torch.uint32 (integers count positions; True = keep)",
+        ),
+        (
+            torch.tensor([2, 3]).to_sparse(),
+            "padding: keys must be a dense tensor; got torch.sparse_coo (.to_dense())",
+        ),
+    ],
+)
+def test_lengths_that_cannot_be_read_are_refused(keys: Tensor, message: str) -> None:
+    with pytest.raises(KindError) as error:
+        padding(keys=keys).dense(3, 3, batch=(2,))
     assert str(error.value) == message

@@ -59,3 +59,9 @@ def test_other_kinds_are_refused(length: object, message: str) -> None:
     with pytest.raises(KindError) as error:
         prefix(length)
     assert str(error.value) == message
+
+
+def test_a_length_beyond_every_row_is_refused() -> None:
+    with pytest.raises(ArgumentError) as error:
+        prefix(1 << 70)
+    assert str(error.value) == "prefix: length must be below 2^31; got 1180591620717411303424"

@@ -72,6 +72,11 @@ def test_it_reads_as_its_call() -> None:
             "window: width must be given alone, without before and after; got 4 "
             "(window(4) is window(before=3, after=0))",
         ),
+        ({"before": 100, "after": (1 << 63) - 1}, "window: after must be below 2^31; got 9223372036854775807"),
+        ({"before": 1 << 62, "dilation": 2}, "window: before must be below 2^31; got 4611686018427387904"),
+        ({"width": 2, "dilation": 1 << 31}, "window: dilation must be below 2^31; got 2147483648"),
+        ({"width": 1 << 70}, "window: width must be below 2^31; got 1180591620717411303424"),
+        ({"width": 2, "offset": 1 << 31}, "window: offset must lie between -2^31 and 2^31; got 2147483648"),
     ],
 )
 def test_bad_numbers_are_refused(given: dict, message: str) -> None:
@@ -84,7 +89,9 @@ def test_bad_numbers_are_refused(given: dict, message: str) -> None:
 def test_an_offset_for_another_batch_is_refused(dilation: int) -> None:
     with pytest.raises(ShapeError) as error:
         window(2, dilation=dilation, offset=torch.tensor([1, 2])).dense(2, 2)
-    fix = "(query and key have the batch []: [*batch, heads, positions, dim])"
+    fix = (
+        "(query and key have the batch []: [*batch, heads, positions, dim]; to draw a mask: picture(2, 2, batch=(2,)))"
+    )
     assert str(error.value) == f"window: offset must have the shape [*batch]; got [2] {fix}"
 
 
@@ -103,3 +110,14 @@ def test_other_kinds_are_refused(given: dict, message: str) -> None:
     with pytest.raises(KindError) as error:
         window(**given)
     assert str(error.value) == message
+
+
+def test_the_largest_numbers_do_not_overflow() -> None:
+    most = (1 << 31) - 1
+    assert window(before=most, after=most).dense(3, 3).all()
+    assert torch.equal(window(before=most, after=most, dilation=most).dense(3, 3), torch.eye(3, dtype=torch.bool))
+    for offset in (torch.tensor((1 << 63) - 1), torch.tensor(-(1 << 63))):
+        for dilation in (1, most):
+            mask, grid = window(before=most, after=most, dilation=dilation, offset=offset), Grid((), 1, 3, 3)
+            some, _ = mask.runs(2, grid)
+            assert not mask.dense(3, 3).any() and (some.start >= some.stop).all()

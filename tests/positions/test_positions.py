@@ -63,7 +63,7 @@ def test_dense_bias_spreads_and_picks() -> None:
 
 def test_rotary_sees_the_distance_alone() -> None:
     query, key = torch.randn(2, 1, 8, dtype=torch.float64)
-    for turn in (qkv.rotary(), qkv.rotary(interleaved=True), qkv.rotary(100.0, dim=4)):
+    for turn in (qkv.rotary(), qkv.rotary(interleaved=True), qkv.rotary(base=100.0, dim=4)):
         met = [turn(query, torch.tensor([at])) @ turn(key, torch.tensor([at + 7])).T for at in (0, 1, 100, 10_000)]
         for other in met[1:]:
             torch.testing.assert_close(other, met[0])
@@ -122,3 +122,26 @@ def test_learned_tables() -> None:
     assert torch.equal(positions(torch.tensor([3, 0])), positions.weight[[3, 0]])
     assert torch.equal(segments(torch.tensor([[1], [0]])), segments.weight[torch.tensor([[1], [0]])])
     assert repr(positions) == "LearnedPositions(positions=4, width=3)"
+
+
+def test_alibi_is_float32_whatever_the_default() -> None:
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        near = tile(qkv.alibi(heads=6), 2, 300, 6)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(near, tile(qkv.alibi(heads=6), 2, 300, 6)) and near.dtype == torch.float32
+
+
+@pytest.mark.unhooked
+@pytest.mark.parametrize("dtype", [torch.int16, torch.uint8, torch.int8, torch.int32])
+def test_tables_take_every_integer(dtype: torch.dtype) -> None:
+    table = qkv.LearnedPositions(4, 3)
+    assert torch.equal(table(torch.tensor([3, 0], dtype=dtype)), table.weight[[3, 0]])
+
+
+@pytest.mark.parametrize("offset", [(1 << 63) - 1, -(1 << 63)])
+def test_a_bias_of_an_offset_beyond_every_grid_is_finite(offset: int) -> None:
+    at = torch.tensor([offset])
+    for bias in (qkv.alibi(heads=2, offset=at), qkv.T5Relative(2, offset=at)):
+        assert tile(bias, 2, 3, 2, (1,)).isfinite().all()

@@ -119,3 +119,10 @@ def test_a_learned_score_within_a_cap_is_found() -> None:
 def test_parameters_are_drawn(name: str) -> None:
     made = getattr(qkv, name)(*{"Bilinear": (4, 6), "Additive": (4, 6, 3), "Location": (4, 5)}[name])
     assert all(weight.isfinite().all() and weight.std() > 0 for weight in made.parameters())
+
+
+def test_a_tensor_of_temperatures_moves_with_its_score() -> None:
+    score = qkv.cosine(torch.ones(2))
+    assert score.to("meta").temperature.device.type == "meta" and not score.state_dict()
+    assert len(list(qkv.cosine(torch.nn.Parameter(torch.ones(2))).parameters())) == 1
+    assert repr(score) == "cosine(temperature=float32[2])"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qkv.core.checks import autocasts, check_rate
+from qkv.core.checks import autocasts, check_floats, check_rate
 from qkv.core.types import Bias, Grid, Mask, Score, Selection
 from qkv.errors import KindError, ShapeError, must
 
@@ -67,13 +67,17 @@ def make_call(
 def check_floating(function: str, query: Tensor, key: Tensor, value: Tensor) -> None:
     """Raise unless query, key and value are floating tensors with heads and positions."""
     for name, tensor in (("query", query), ("key", key), ("value", value)):
-        if not isinstance(tensor, Tensor):
-            raise KindError(must(function, name, "be a tensor", type(tensor).__name__))
-        if not tensor.is_floating_point():
-            raise KindError(must(function, name, "be a floating tensor", tensor.dtype, f"{name}.float()"))
-        if tensor.ndim < 3:
-            fix = f"one head: {name}.unsqueeze(-3)" if tensor.ndim == 2 else "positions and heads: view(1, 1, dim)"
-            raise ShapeError(must(function, name, "have the shape [*batch, heads, positions, dim]", _list(tensor), fix))
+        check_input(function, name, tensor)
+
+
+def check_input(function: str, name: str, tensor: Tensor) -> None:
+    """Raise unless it is a floating tensor with heads and positions."""
+    if not isinstance(tensor, Tensor):
+        raise KindError(must(function, name, "be a tensor", type(tensor).__name__))
+    check_floats(function, name, tensor, f"{name}.float()")
+    if tensor.ndim < 3:
+        fix = f"one head: {name}.unsqueeze(-3)" if tensor.ndim == 2 else "positions and heads: view(1, 1, dim)"
+        raise ShapeError(must(function, name, "have the shape [*batch, heads, positions, dim]", _list(tensor), fix))
 
 
 def check_fit(function: str, query: Tensor, key: Tensor, value: Tensor) -> None:

@@ -1,13 +1,12 @@
 """What is checked before any work: shapes, kinds and, where reading costs nothing, values."""
 
-import math
 from types import BuiltinFunctionType, FunctionType
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from qkv.core.types import Grid
+from qkv.core.types import FLOATS, MOST, Grid
 from qkv.errors import ArgumentError, KindError, ShapeError, must
 
 
@@ -32,9 +31,35 @@ def autocasts(device: torch.device) -> bool:
     return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
 
 
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+_LARGEST = torch.finfo(torch.float32).max
+
+
 def is_integer(tensor: Tensor) -> bool:
-    """Say whether a tensor holds integers (booleans are none)."""
-    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
+    """Say whether a tensor holds integers that torch computes with (booleans are none, nor are uint16 to uint64)."""
+    return tensor.dtype in _INTEGERS
+
+
+def shown(value: object) -> str:
+    """Write a value into one line: a tensor by its dtype and shape, read from no device, a huge integer by its size."""
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+    return f"{value.bit_length()} bits" if isinstance(value, int) and abs(value) >= 1 << 128 else repr(value)
+
+
+def check_dense(function: str, argument: str, tensor: Tensor) -> None:
+    """Raise KindError if a tensor is sparse, nested or laid out for a library of its own."""
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        got, how = ("a nested tensor", "to_padded_tensor(0)") if tensor.is_nested else (tensor.layout, "to_dense()")
+        raise KindError(must(function, argument, "be a dense tensor", got, f".{how}"))
+
+
+def check_floats(function: str, argument: str, tensor: object, fix: str = "") -> None:
+    """Raise KindError unless it is a dense tensor of a dtype that qkv computes with."""
+    if not isinstance(tensor, Tensor) or tensor.dtype not in FLOATS:
+        got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+        raise KindError(must(function, argument, "be a floating tensor", got, fix))
+    check_dense(function, argument, tensor)
 
 
 _PARTS = {
@@ -55,7 +80,7 @@ def check_part(function: str, argument: str, part: object) -> None:
     if isinstance(part, type | FunctionType):
         got, fix = part.__name__, f"call it: {part.__name__}(...)"
     else:
-        got = part.__name__ if isinstance(part, BuiltinFunctionType) else repr(part)
+        got = part.__name__ if isinstance(part, BuiltinFunctionType) else shown(part)
         fix = "a mask goes to mask=" if is_mask else f"such as {example}"
     kind = "selection" if argument == "select" else argument
     raise KindError(must(function, argument, f"be a {kind} of qkv", got, fix))
@@ -69,8 +94,12 @@ def check_integers(function: str, argument: str, numbers: object) -> None:
 
 
 def check_offset_kind(function: str, offset: object) -> None:
-    """Raise KindError unless an offset is None, an int or a tensor of integers."""
-    if offset is None or (isinstance(offset, int) and not isinstance(offset, bool)):
+    """Raise unless an offset is None, an int that is not beyond any grid, or a tensor of integers."""
+    if offset is None:
+        return
+    if isinstance(offset, int) and not isinstance(offset, bool):
+        if abs(offset) >= MOST:
+            raise ArgumentError(must(function, "offset", "lie between -2^31 and 2^31", shown(offset)))
         return
     if isinstance(offset, Tensor):
         if is_integer(offset):
@@ -86,10 +115,19 @@ def check_offset(function: str, offset: int | Tensor | None, grid: Grid) -> None
 
 
 def check_batch(function: str, argument: str, tensor: Tensor, grid: Grid) -> None:
-    """Raise ShapeError unless a tensor has the shape [*batch]."""
+    """Raise ShapeError unless a tensor has the shape [*batch]; KindError if it holds nothing."""
     if tuple(tensor.shape) != grid.batch:
         fix = f"query and key have the batch {list(grid.batch)}: [*batch, heads, positions, dim]"
+        if not grid.batch:
+            fix += f"; to draw a mask: picture({grid.queries}, {grid.keys}, batch={tuple(tensor.shape)})"
         raise ShapeError(must(function, argument, "have the shape [*batch]", list(tensor.shape), fix))
+    check_held(function, argument, tensor, grid)
+
+
+def check_held(function: str, argument: str, tensor: Tensor, grid: Grid) -> None:
+    """Raise KindError if a tensor holds nothing (it is on meta) where the query holds numbers."""
+    if tensor.device.type == "meta" != grid.device.type:
+        raise KindError(must(function, argument, f"hold numbers, as the query on {grid.device} does", "a meta tensor"))
 
 
 def check_lengths(function: str, argument: str, lengths: Tensor, most: int, what: str) -> None:
@@ -102,11 +140,12 @@ def check_lengths(function: str, argument: str, lengths: Tensor, most: int, what
 
 
 def check_number(function: str, argument: str, value: object, rule: str, *, above: float | None = None) -> None:
-    """Raise unless a value is a finite number, greater than `above` if that is given."""
+    """Raise unless a value is a finite number that float32 holds, greater than `above` if that is given."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise KindError(must(function, argument, f"be {rule}", type(value).__name__))
-    if not math.isfinite(value) or (above is not None and value <= above):
-        raise ArgumentError(must(function, argument, f"be {rule}", value))
+    if not abs(value) <= _LARGEST or (above is not None and value <= above):
+        fix = "float32 ends at 3.4e38" if _LARGEST < abs(value) < torch.inf else ""
+        raise ArgumentError(must(function, argument, f"be {rule}", shown(value), fix))
 
 
 def check_values(function: str, argument: str, tensor: Tensor, rule: str, *, above: float | None = None) -> None:
@@ -117,12 +156,14 @@ def check_values(function: str, argument: str, tensor: Tensor, rule: str, *, abo
             raise ArgumentError(must(function, argument, f"be {rule}", tensor[bad][0].item()))
 
 
-def check_whole(function: str, argument: str, value: object, low: int, fix: str = "") -> None:
-    """Raise unless a value is an integer of at least `low`."""
+def check_whole(function: str, argument: str, value: object, low: int, fix: str = "", *, below: int = MOST) -> None:
+    """Raise unless a value is an integer of at least `low`, and below a power of 2."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise KindError(must(function, argument, "be an integer", type(value).__name__, fix))
     if value < low:
-        raise ArgumentError(must(function, argument, f"be >= {low}", value, fix))
+        raise ArgumentError(must(function, argument, f"be >= {low}", shown(value), fix))
+    if value >= below:
+        raise ArgumentError(must(function, argument, f"be below 2^{below.bit_length() - 1}", shown(value)))
 
 
 def check_rate(function: str, argument: str, value: object) -> None:
@@ -130,7 +171,7 @@ def check_rate(function: str, argument: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise KindError(must(function, argument, "be a number", type(value).__name__))
     if not 0 <= value <= 1:
-        raise ArgumentError(must(function, argument, "lie in [0, 1]", value))
+        raise ArgumentError(must(function, argument, "lie in [0, 1]", shown(value)))
 
 
 def check_width(function: str, argument: str, tensor: Tensor, width: int) -> None:
@@ -147,10 +188,14 @@ def check_same_width(function: str, query: Tensor, key: Tensor) -> None:
         raise ShapeError(must(function, "query and key", "have the same width", got, fix))
 
 
-def check_device(function: str, argument: str, tensor: Tensor, grid: Grid) -> None:
+def check_device(function: str, argument: str, tensor: Tensor, query: Grid | Tensor) -> None:
     """Raise KindError unless a tensor is where the query is."""
-    if tensor.device != grid.device:
-        raise KindError(must(function, argument, f"be on the query's device {grid.device}", tensor.device))
+    if tensor.device != query.device:
+        raise KindError(must(function, argument, f"be on the query's device {query.device}", tensor.device))
+
+
+_AUTOCAST = {torch.float16, torch.bfloat16, torch.float32}
+"""What autocast casts."""
 
 
 def check_dtype(function: str, argument: str, tensor: Tensor, weight: Tensor) -> None:
@@ -158,7 +203,8 @@ def check_dtype(function: str, argument: str, tensor: Tensor, weight: Tensor) ->
     if tensor.device != weight.device:
         rule = f"be on the weights' device {weight.device}"
         raise KindError(must(function, argument, rule, tensor.device, f"module.to({str(tensor.device)!r})"))
-    if tensor.dtype != weight.dtype and not autocasts(tensor.device):
+    cast = autocasts(tensor.device) and {tensor.dtype, weight.dtype} <= _AUTOCAST
+    if tensor.dtype != weight.dtype and not cast:
         fix = f"module.to({tensor.dtype})"
         raise KindError(must(function, argument, f"have the weights' dtype {weight.dtype}", tensor.dtype, fix))
 
@@ -173,7 +219,8 @@ def check_indices(function: str, argument: str, numbers: Tensor, size: int) -> N
 
 
 def check_spread(function: str, argument: str, tensor: Tensor, grid: Grid) -> None:
-    """Raise unless a tensor spreads out to [*batch, heads, queries, keys], on the grid's device."""
+    """Raise unless a floating tensor spreads out to [*batch, heads, queries, keys], on the grid's device."""
+    check_floats(function, argument, tensor)
     whole = (*grid.batch, grid.heads, grid.queries, grid.keys)
     fits = 2 <= tensor.ndim <= len(whole)
     fits = fits and all(have in (1, want) for have, want in zip(tensor.shape[::-1], whole[::-1], strict=False))

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from qkv.core.checks import check_floats
 from qkv.core.types import wide
 from qkv.errors import ArgumentError, KindError, ShapeError, must
 
@@ -41,16 +42,21 @@ def merge_attention(
 
 def _check(outputs: Sequence[Tensor], logsumexps: Sequence[Tensor]) -> None:
     name = "merge_attention"
+    for argument, parts in (("outputs", outputs), ("logsumexps", logsumexps)):
+        if not isinstance(parts, Sequence):
+            raise KindError(must(name, argument, "be a list or a tuple of tensors", type(parts).__name__))
     if not len(outputs):
         raise ArgumentError(must(name, "outputs", "hold at least one part", 0))
     if len(outputs) != len(logsumexps):
         rule = f"hold one for each of the {len(outputs)} outputs"
         raise ArgumentError(must(name, "logsumexps", rule, len(logsumexps)))
-    for output, level in zip(outputs, logsumexps, strict=True):
+    for at, (output, level) in enumerate(zip(outputs, logsumexps, strict=True)):
         for argument, tensor in (("outputs", output), ("logsumexps", level)):
-            if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-                got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
-                raise KindError(must(name, argument, "hold floating tensors", got))
+            check_floats(name, f"{argument}[{at}]", tensor)
+            if tensor.device != outputs[0].device:
+                raise KindError(must(name, argument, f"all be on {outputs[0].device}", tensor.device))
+        if output.dtype != outputs[0].dtype:
+            raise KindError(must(name, "outputs", f"all have the dtype {outputs[0].dtype}", output.dtype))
         if output.shape != outputs[0].shape:
             rule = f"all have the shape {list(outputs[0].shape)}"
             raise ShapeError(must(name, "outputs", rule, list(output.shape)))

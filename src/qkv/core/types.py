@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 # Everything of qkv imports this module before it computes.
 settle()
 
+MOST = 1 << 31
+"""Integers that qkv is given (widths, steps, offsets) are smaller than this, so that their sums and products fit."""
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""The dtypes that qkv computes with."""
+
 Summary: TypeAlias = tuple[Tensor, ...]
 """What a selection must know of a whole row: tensors [*batch, heads, rows], a handful of numbers a row."""
 
@@ -55,7 +61,8 @@ class Grid:
             return rows + (self.keys - self.queries)
         if isinstance(offset, int):
             return rows + offset
-        return offset.to(self.device)[..., None, None] + rows
+        # Farther than any window reaches, and not so far that a sum overflows.
+        return offset.to(self.device, torch.int64).clamp(-MOST * MOST, MOST * MOST)[..., None, None] + rows
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:

@@ -58,10 +58,10 @@ class Mask(ABC):
         return "\n".join(" ".join("■" if pair else "·" for pair in row) for row in seen.tolist())
 
     def __and__(self, other: object) -> "Mask":
-        return And(self, _mask("&", other))
+        return self if other is self else And(self, _mask("&", other))
 
     def __or__(self, other: object) -> "Mask":
-        return Or(self, _mask("|", other))
+        return self if other is self else Or(self, _mask("|", other))
 
     def __invert__(self) -> "Mask":
         return Not(self)
@@ -85,13 +85,6 @@ def _mask(operator: str, other: object) -> Mask:
         fix = "wrap a boolean tensor: qkv.dense_mask(tensor)"
         raise KindError(must(operator, "the other side", "be a mask", type(other).__name__, fix))
     return other
-
-
-def shown(value: object) -> str:
-    """Write an argument as a mask's repr does: a tensor by its dtype and shape, read from no device."""
-    if isinstance(value, Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
-    return repr(value)
 
 
 class IntervalMask(Mask):
@@ -120,7 +113,8 @@ class IntervalMask(Mask):
         return some, Runs.make(last_start[..., None], first_stop[..., None], grid.keys)
 
     def __and__(self, other: object) -> Mask:
-        return IntervalAnd(self, other) if isinstance(other, IntervalMask) else super().__and__(other)
+        meets = isinstance(other, IntervalMask) and other is not self
+        return IntervalAnd(self, other) if meets else super().__and__(other)  # type: ignore[arg-type]
 
 
 def ends_of_blocks(block: int, grid: Grid) -> tuple[Int[Tensor, " blocks"], Int[Tensor, " blocks"]]:

@@ -8,12 +8,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from qkv.core.card import Card
-from qkv.core.checks import check_whole
+from qkv.core.checks import check_dense, check_held, check_whole, shown
 from qkv.core.dropout import mix
 from qkv.core.runs import Runs
 from qkv.core.types import Grid
 from qkv.errors import ArgumentError, KindError, ShapeError, must
-from qkv.masks.algebra import Mask, ends_of_blocks, shown
+from qkv.masks.algebra import Mask, ends_of_blocks
 
 _LOW = 0xFFFFFFFF
 _SEEDS = 1 << 62
@@ -64,6 +64,7 @@ class Blocks(Mask):
         if len(lead) > len(whole) or any(size not in (1, most) for size, most in pairs):
             rule = f"broadcast to [*batch, heads] = {whole} before its blocks"
             raise ShapeError(must("blocks", "layout", rule, list(self.layout.shape)))
+        check_held("blocks", "layout", self.layout, grid)
 
     def tile(
         self, rows: Int[Tensor, " rows"], columns: Int[Tensor, " columns"], grid: Grid
@@ -144,6 +145,7 @@ def blocks(layout: Bool[Tensor, "*lead query_blocks key_blocks"], size: int) -> 
         raise KindError(must("blocks", "layout", "be a boolean tensor", got, "True where a block may meet"))
     if layout.dtype != torch.bool:
         raise KindError(must("blocks", "layout", "be boolean", layout.dtype, "layout > 0, True where a block may meet"))
+    check_dense("blocks", "layout", layout)
     if layout.ndim < 2:
         raise ShapeError(
             must("blocks", "layout", "have the shape [*lead, query blocks, key blocks]", list(layout.shape))
@@ -168,11 +170,9 @@ def bigbird(block: int, *, window: int = 3, global_blocks: int = 1, random: int 
     check_whole("bigbird", "window", window, 1, "blocks around the query's own, itself included")
     check_whole("bigbird", "global_blocks", global_blocks, 0, "blocks that all see, and that see all")
     check_whole("bigbird", "random", random, 0, "random blocks for each query block")
-    check_whole("bigbird", "seed", seed, 0, "below 2^62")
+    check_whole("bigbird", "seed", seed, 0, "below 2^62", below=_SEEDS)
     if window % 2 == 0:
         raise ArgumentError(must("bigbird", "window", "be odd", window, "the query's own block stands in its middle"))
-    if seed >= _SEEDS:
-        raise ArgumentError(must("bigbird", "seed", "be below 2^62", seed))
     return BigBird(block, window, global_blocks, random, seed)
 
 

@@ -7,9 +7,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from qkv.core.card import Card
-from qkv.core.checks import check_offset, check_offset_kind
+from qkv.core.checks import check_offset, check_offset_kind, shown
 from qkv.core.types import Grid
-from qkv.masks.algebra import IntervalMask, shown
+from qkv.masks.algebra import IntervalMask
 
 
 @dataclass(frozen=True, eq=False, repr=False)

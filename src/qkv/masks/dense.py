@@ -8,10 +8,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from qkv.core.card import Card
+from qkv.core.checks import check_dense, shown
 from qkv.core.runs import Runs
 from qkv.core.types import Grid
 from qkv.errors import KindError, ShapeError, must
-from qkv.masks.algebra import Mask, shown
+from qkv.masks.algebra import Mask
 
 # A dense mask is planned in at most so many cells of keys, which bounds the runs of a block by half of that.
 _CELLS = 64
@@ -73,6 +74,7 @@ def dense_mask(tensor: Bool[Tensor, "*pairs"]) -> DenseMask:
     if tensor.dtype != torch.bool:
         fix = "mask > 0 or mask.bool(), True = may attend; a float mask that is added is a bias"
         raise KindError(must("dense_mask", "tensor", "be boolean", tensor.dtype, fix))
+    check_dense("dense_mask", "tensor", tensor)
     return DenseMask(tensor)
 
 

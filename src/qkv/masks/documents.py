@@ -8,10 +8,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from qkv.core.card import Card
-from qkv.core.checks import is_integer, readable
+from qkv.core.checks import check_dense, check_held, is_integer, readable, shown
 from qkv.core.types import Grid
 from qkv.errors import ArgumentError, KindError, ShapeError, must
-from qkv.masks.algebra import IntervalMask, shown
+from qkv.masks.algebra import IntervalMask
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -57,10 +57,12 @@ def _check_packed(argument: str, lengths: Tensor, most: int, what: str, grid: Gr
     if lengths.ndim > 1 and lengths.shape[:-1] != grid.batch:
         rule, fix = "have the shape [documents] or [*batch, documents]", f"the batch is {list(grid.batch)}"
         raise ShapeError(must("documents", argument, rule, list(lengths.shape), fix))
+    check_held("documents", argument, lengths, grid)
     if readable(lengths) and lengths.numel():
         if (least := int(lengths.min())) < 0:
             raise ArgumentError(must("documents", argument, "be >= 0", least))
-        if (longest := int(lengths.sum(-1).max())) > most:
+        # One length that is too much is told first: a sum of such may overflow.
+        if (longest := int(lengths.max())) > most or (longest := int(lengths.sum(-1).max())) > most:
             raise ArgumentError(
                 must("documents", argument, f"sum to at most {most}", longest, f"there are {most} {what}")
             )
@@ -72,6 +74,7 @@ def _check_kind(argument: str, lengths: object) -> None:
         raise KindError(must("documents", argument, "be a tensor of integers", type(lengths).__name__, fix))
     if not is_integer(lengths):
         raise KindError(must("documents", argument, "hold integers", lengths.dtype, "one length for each document"))
+    check_dense("documents", argument, lengths)
     if lengths.ndim == 0:
         rule = "have the shape [documents] or [*batch, documents]"
         raise ShapeError(must("documents", argument, rule, [], "one length for each document"))

@@ -8,11 +8,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from qkv.core.card import Card
-from qkv.core.checks import check_batch, check_lengths, is_integer
+from qkv.core.checks import check_batch, check_dense, check_held, check_lengths, is_integer, shown
 from qkv.core.runs import Runs
 from qkv.core.types import Grid
 from qkv.errors import ArgumentError, KindError, ShapeError, must
-from qkv.masks.algebra import IntervalMask, Mask, ends_of_blocks, shown
+from qkv.masks.algebra import IntervalMask, Mask, ends_of_blocks
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -130,13 +130,18 @@ def _call(argument: str, given: Tensor, left: bool = False) -> str:
 def _check_keep(argument: str, keep: Tensor, positions: int, grid: Grid) -> None:
     if tuple(keep.shape) != (*grid.batch, positions):
         rule = f"have the shape [*batch, {argument}] = {[*grid.batch, positions]}"
-        raise ShapeError(must("padding", argument, rule, list(keep.shape), "True = keep"))
+        fix = "True = keep"
+        if not grid.batch:
+            fix += f"; to draw a mask: picture({grid.queries}, {grid.keys}, batch={tuple(keep.shape[:-1])})"
+        raise ShapeError(must("padding", argument, rule, list(keep.shape), fix))
+    check_held("padding", argument, keep, grid)
 
 
 def _one_side(argument: str, given: object, left: bool, lengths: type[Mask], kept: type[Mask]) -> Mask:
     if not isinstance(given, Tensor):
         got = type(given).__name__
         raise KindError(must("padding", argument, "be a tensor", got, "of lengths, or of booleans where True = keep"))
+    check_dense("padding", argument, given)
     if is_integer(given):
         return lengths(given, left)  # type: ignore[call-arg]
     if given.dtype != torch.bool:

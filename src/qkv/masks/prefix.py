@@ -7,10 +7,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from qkv.core.card import Card
-from qkv.core.checks import check_batch, check_whole, is_integer, readable
+from qkv.core.checks import check_batch, check_dense, check_whole, is_integer, readable, shown
 from qkv.core.types import Grid
 from qkv.errors import ArgumentError, KindError, must
-from qkv.masks.algebra import IntervalMask, shown
+from qkv.masks.algebra import IntervalMask
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -55,6 +55,8 @@ def prefix(length: int | Int[Tensor, "*batch"]) -> Prefix:
         check_whole("prefix", "length", length, 0, "keys that every query sees")
     elif not is_integer(length):
         raise KindError(must("prefix", "length", "hold integers", length.dtype, "one length for each batch row"))
+    else:
+        check_dense("prefix", "length", length)
     return Prefix(length)
 
 

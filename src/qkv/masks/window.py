@@ -7,11 +7,11 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from qkv.core.card import Card
-from qkv.core.checks import check_offset, check_offset_kind, check_whole
+from qkv.core.checks import check_offset, check_offset_kind, check_whole, shown
 from qkv.core.runs import Runs
 from qkv.core.types import Grid
 from qkv.errors import ArgumentError, must
-from qkv.masks.algebra import IntervalMask, Mask, ends_of_blocks, shown
+from qkv.masks.algebra import IntervalMask, Mask, ends_of_blocks
 
 # A dilated window of more steps than this is planned as one run, from its first key to its last.
 _STEPS = 64

@@ -39,7 +39,7 @@ class Alibi:
     ) -> Float[Tensor, "*lead rows columns"]:
         """Answer for these queries and keys. Cost: O(heads·rows·columns)."""
         distance = (grid.positions(rows, self.offset)[..., None] - columns).abs()
-        slope = torch.tensor(slopes(self.heads), device=grid.device)[:, None, None]
+        slope = torch.tensor(slopes(self.heads), dtype=torch.float32, device=grid.device)[:, None, None]
         return -slope * distance
 
     def __repr__(self) -> str:

@@ -7,9 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from qkv.core.card import Card
-from qkv.core.checks import check_spread
+from qkv.core.checks import check_floats, check_spread
 from qkv.core.types import Grid
-from qkv.errors import KindError, must
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,9 +46,7 @@ def dense_bias(tensor: Float[Tensor, "*lead queries keys"]) -> DenseBias:
     Cost: O(queries·keys) memory for each leading index.
     Raises: KindError unless it is a floating tensor.
     """
-    if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-        got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
-        raise KindError(must("dense_bias", "tensor", "be a floating tensor", got, "a boolean tensor goes to mask="))
+    check_floats("dense_bias", "tensor", tensor, "a boolean tensor goes to mask=")
     return DenseBias(tensor)
 
 

@@ -23,7 +23,7 @@ class _Table(nn.Module):
     def forward(self, numbers: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape width"]:
         """Look the vectors up. Raises: KindError unless integers; ArgumentError beyond the table (read on the CPU)."""
         check_indices(type(self).__name__, self.what, numbers, self.weight.shape[0])
-        return nn.functional.embedding(numbers, self.weight)
+        return nn.functional.embedding(numbers.long(), self.weight)
 
     def extra_repr(self) -> str:
         return f"{self.what}={self.weight.shape[0]}, width={self.weight.shape[1]}"

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from qkv.core.card import Card
-from qkv.core.checks import check_integers, check_number, check_whole
+from qkv.core.checks import check_floats, check_integers, check_number, check_whole
 from qkv.core.types import wide
 from qkv.errors import ArgumentError, KindError, ShapeError, must
 
@@ -33,9 +33,9 @@ class Rotary:
         Cost: O(positions·dim) time.
         Raises: ShapeError if the width is odd or less than `self.dim`; KindError unless x is floating, positions whole.
         """
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            got = x.dtype if isinstance(x, Tensor) else type(x).__name__
-            raise KindError(must("rotary", "x", "be a floating tensor", got))
+        check_floats("rotary", "x", x)
+        if x.ndim < 2:
+            raise ShapeError(must("rotary", "x", "have the shape [*lead, positions, dim]", list(x.shape)))
         dim = x.shape[-1] if self.dim is None else self.dim
         if dim % 2:
             raise ShapeError(must("rotary", "the width", "be even", dim, list(x.shape)))
@@ -45,6 +45,10 @@ class Rotary:
             positions = torch.arange(x.shape[-2], device=x.device)
         else:
             check_integers("rotary", "positions", positions)
+            pairs = zip(reversed(positions.shape), reversed(x.shape[:-1]), strict=False)
+            if positions.ndim >= x.ndim or any(size not in (1, most) for size, most in pairs):
+                rule = f"broadcast to x's {list(x.shape[:-1])}"
+                raise ShapeError(must("rotary", "positions", rule, list(positions.shape)))
         dtype = wide(x.dtype)
         # Angles in float64 where that is to be had: at position 100,000 float32 is off by 0.01.
         exact = torch.float32 if x.device.type == "mps" else torch.float64

@@ -5,17 +5,23 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from qkv.core.card import Card
-from qkv.core.checks import check_number, check_same_width, check_values
+from qkv.core.checks import check_device, check_floats, check_number, check_same_width, check_values, shown
 from qkv.core.types import DotPair, wide
-from qkv.errors import KindError, ShapeError, must
+from qkv.errors import ShapeError, must
 
 
 class Cosine(nn.Module):
     """The cosine of query and key, divided by a temperature. A module, so that a learned temperature is found."""
 
+    temperature: float | Tensor
+
     def __init__(self, temperature: float | Tensor) -> None:
         super().__init__()
-        self.temperature = temperature
+        # A plain tensor is a buffer, so that `.to(device)` of whatever holds the score takes it along.
+        if isinstance(temperature, Tensor) and not isinstance(temperature, nn.Parameter):
+            self.register_buffer("temperature", temperature, persistent=False)
+        else:
+            self.temperature = temperature
 
     def check(self, query: Tensor, key: Tensor) -> None:
         """Raise ShapeError unless query and key are equally wide and a tensor of temperatures has one for each head."""
@@ -23,6 +29,8 @@ class Cosine(nn.Module):
         if isinstance(self.temperature, Tensor) and self.temperature.numel() not in (1, query.shape[-3]):
             rule = f"hold one number, or one for each of the {query.shape[-3]} heads"
             raise ShapeError(must("cosine", "temperature", rule, list(self.temperature.shape)))
+        if isinstance(self.temperature, Tensor):
+            check_device("cosine", "temperature", self.temperature, query)
 
     def pair(self, query_width: int, key_width: int) -> DotPair:
         """Meet by the dot product."""
@@ -36,7 +44,7 @@ class Cosine(nn.Module):
         return (unit(query) / temperature).to(query.dtype), unit(key).to(key.dtype)
 
     def __repr__(self) -> str:
-        return f"cosine(temperature={self.temperature})"
+        return f"cosine(temperature={shown(self.temperature)})"
 
 
 def unit(x: Float[Tensor, "*lead dim"]) -> Float[Tensor, "*lead dim"]:
@@ -57,8 +65,7 @@ def cosine(temperature: float | Float[Tensor, "*heads"] = 0.1) -> Cosine:
     Raises: KindError, ArgumentError if the temperature is not a positive number or a floating tensor [] or [heads].
     """
     if isinstance(temperature, Tensor):
-        if not temperature.is_floating_point():
-            raise KindError(must("cosine", "temperature", "be a floating tensor", temperature.dtype))
+        check_floats("cosine", "temperature", temperature)
         if temperature.ndim > 1:
             raise ShapeError(must("cosine", "temperature", "have the shape [] or [heads]", list(temperature.shape)))
         check_values("cosine", "temperature", temperature, "finite and > 0", above=0.0)

@@ -5,9 +5,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from qkv.core.card import Card
-from qkv.core.checks import check_device, check_values
+from qkv.core.checks import check_device, check_floats, check_values
 from qkv.core.types import Grid, Selection, Summary
-from qkv.errors import KindError, ShapeError, must
+from qkv.errors import ShapeError, must
 from qkv.selections.soft import exp_above, level
 
 
@@ -54,9 +54,7 @@ def sink(logits: Float[Tensor, "*heads"]) -> Sink:
     Cost: O(queries·keys) time.
     Raises: KindError, ShapeError, ArgumentError unless the logits are a finite floating tensor [] or [heads].
     """
-    if not isinstance(logits, Tensor) or not logits.is_floating_point():
-        got = logits.dtype if isinstance(logits, Tensor) else type(logits).__name__
-        raise KindError(must("sink", "logits", "be a floating tensor", got, "torch.zeros(heads)"))
+    check_floats("sink", "logits", logits, "torch.zeros(heads)")
     if logits.ndim > 1:
         raise ShapeError(must("sink", "logits", "have the shape [] or [heads]", list(logits.shape)))
     check_values("sink", "logits", logits, "finite")
