@@ -93,7 +93,31 @@ def test_a_map_of_a_step_stays_what_it_was():
         _, seen = layer.with_map(x[:, 3:4], cache=cache)
         before = seen.dense().clone()
         in_steps(layer, x[:, 4:], cache, 1)
-        assert torch.equal(seen.dense(), before)
+        assert_same(seen.dense(), before)
+
+
+def test_a_map_keeps_the_keys_it_was_made_of():
+    layer, x = layer_of(), sequence()
+    for cache in (Cache(), RollingCache(5), RaggedCache(torch.tensor([3, 3]), 3)):
+        layer(x[:, :3], cache=cache)
+        _, seen = layer.with_map(x[:, 3:4], cache=cache)
+        before = seen.dense().clone()
+        cache.key.zero_()
+        assert_same(seen.dense(), before)
+
+
+@pytest.mark.parametrize("call", ["__call__", "with_map"])
+@pytest.mark.parametrize("filled", [0, 2, 4], ids="after {}".format)
+@pytest.mark.parametrize("make", [Cache, lambda: RollingCache(3), lambda: RaggedCache(torch.tensor([1, 2]), 2)])
+def test_a_call_that_fails_leaves_the_cache_as_it_was(make, filled, call):
+    layer, x, cache, other = layer_of(), sequence(6), make(), make()
+    for part in x[:, :filled].split(2, dim=1):
+        layer(part, cache=cache), layer(part, cache=other)
+    with pytest.raises(errors.ShapeError, match=r"^alibi: heads must equal the query's 4; got 3$"):
+        getattr(layer, call)(x[:, filled : filled + 2] + 9, cache=cache, bias=qkv.alibi(3))
+    assert cache.seen == filled
+    for part in x[:, filled:].split(2, dim=1):
+        assert torch.equal(layer(part, cache=cache), layer(part, cache=other))
 
 
 # Rolling
@@ -213,6 +237,27 @@ def test_what_does_not_fit_the_cache(make, other, kind, text):
             lambda: Cache().extend(torch.ones(2, 1, 3, 4), torch.ones(2, 1, 2, 4)),
             errors.ShapeError,
             "Cache: value must have the key's batch, heads and positions [2, 1, 3]; got [2, 1, 2, 4]",
+        ),
+        (
+            lambda: Cache().extend(None, torch.ones(2, 1, 3, 4)),
+            errors.KindError,
+            "Cache: key must be a tensor; got NoneType",
+        ),
+        (
+            lambda: RollingCache(4).extend(torch.ones(2, 1, 3, 4), torch.ones(4)),
+            errors.ShapeError,
+            "RollingCache: value must have the shape [*batch, heads, positions, dim]; got [4] (positions and heads: "
+            "view(1, 1, dim))",
+        ),
+        (
+            lambda: filled(Cache(), dtype=torch.long),
+            errors.KindError,
+            "Cache: key must be a floating tensor; got torch.int64 (key.float())",
+        ),
+        (
+            lambda: Cache().extend(torch.ones(2, 1, 3, 4), torch.ones(2, 1, 3, 4).double()),
+            errors.KindError,
+            "Cache: value must be torch.float32 on cpu, as the key; got torch.float64 on cpu",
         ),
         (
             lambda: RaggedCache([1, 2], 3),

@@ -7,7 +7,7 @@ from promises import KEYS, PROMISES, QUERIES, inputs
 from torch import Tensor, nn
 
 import qkv
-from qkv.errors import ArgumentError, ShapeError
+from qkv.errors import ArgumentError, KindError, ShapeError
 
 
 @pytest.fixture
@@ -136,6 +136,16 @@ def test_promises(promise: Callable, module):
             lambda: qkv.Coverage(8, 8, 5)(torch.ones(2, 8), torch.ones(2, 8), coverage=torch.ones(3)),
             ShapeError,
             "Coverage: coverage must have the memory's shape without its width, [2]; got [3]",
+        ),
+        (
+            lambda: qkv.Coverage(8, 8, 5)(torch.ones(2, 8), torch.ones(2, 8), coverage=0.0),
+            KindError,
+            "Coverage: coverage must be a floating tensor; got float",
+        ),
+        (
+            lambda: qkv.Coverage(8, 8, 5)(torch.ones(2, 8), torch.ones(2, 8), coverage=torch.zeros(2, device="meta")),
+            KindError,
+            "Coverage: coverage must be on the query's device cpu; got meta",
         ),
     ],
 )

@@ -252,6 +252,37 @@ def test_promises(promise: Callable):
             ArgumentError,
             "reinforce: entropy must be a finite number; got nan",
         ),
+        (
+            lambda: qkv.reinforce(hard()(*inputs()), torch.ones(3, 4)),
+            KindError,
+            "reinforce: choice must be a qkv.Choice; got tuple (the second result of HardAttention)",
+        ),
+        (
+            lambda: qkv.reinforce(hard()(*inputs())[1], [1.0]),
+            KindError,
+            "reinforce: reward must be a floating tensor; got list",
+        ),
+        (
+            lambda: qkv.reinforce(hard()(*inputs())[1], torch.ones(3, 4), None),
+            KindError,
+            "reinforce: baseline must be a finite number or a floating tensor; got NoneType",
+        ),
+        (
+            lambda: qkv.reinforce(hard()(*inputs())[1], torch.ones(3, 4), torch.ones(4)),
+            ShapeError,
+            "reinforce: baseline must have the shape [3, 4], or 1 in place of the last; got [4] "
+            "(or one number for all)",
+        ),
+        (
+            lambda: qkv.MovingBaseline().update(torch.ones(2).long()),
+            KindError,
+            "MovingBaseline.update: reward must be a floating tensor; got torch.int64",
+        ),
+        (
+            lambda: qkv.MovingBaseline().update(torch.ones(0)),
+            ArgumentError,
+            "MovingBaseline.update: reward must hold at least one number; got [0]",
+        ),
     ],
 )
 def test_what_does_not_fit(make, error, text):

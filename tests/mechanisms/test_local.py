@@ -221,3 +221,8 @@ def test_what_does_not_fit(make, error, text):
     with pytest.raises(error) as raised:
         make()
     assert str(raised.value) == text
+
+
+def test_a_reach_beyond_every_memory_is_refused():
+    with pytest.raises(ArgumentError, match=r"^LocalMonotonic: reach must be below 2\^31; got 1180591620717411303424$"):
+        qkv.LocalMonotonic(qkv.dot(), 1 << 70)

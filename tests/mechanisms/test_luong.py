@@ -228,6 +228,20 @@ def test_no_step_and_no_memory():
             "InputFeeding: inputs must have the width 8; got 7 ([2, 7])",
         ),
         (
+            lambda: feeding(nn.GRUCell).float()(torch.ones(2, 8), torch.ones(2, 8), state=torch.zeros(8)),
+            KindError,
+            "InputFeeding: state must be the state of a call before; got Tensor (the second result, or "
+            "module.start(inputs))",
+        ),
+        (
+            lambda: feeding(nn.GRUCell).float()(
+                torch.ones(2, 8), torch.ones(2, 8), state=feeding(nn.LSTMCell).start(torch.ones(2, 8))
+            ),
+            ShapeError,
+            "InputFeeding: state must hold tensors of the shapes [[8], [8]]; got [[8], [8], [8]] (the cell's, and the "
+            "attentional vector's)",
+        ),
+        (
             lambda: feeding(nn.GRUCell)(torch.ones(2, 8), torch.ones(2, 8)),
             KindError,
             "InputFeeding: inputs must have the weights' dtype torch.float64; got torch.float32 "

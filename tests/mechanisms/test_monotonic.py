@@ -265,6 +265,16 @@ def test_padding_reaches_no_walk(module):
             "Monotonic.decode: start must lie in 0..2; got 3",
         ),
         (
+            lambda: qkv.Monotonic(8, 8, 5).decode(torch.ones(2, 8), torch.ones(2, 8), start=1),
+            KindError,
+            "Monotonic.decode: start must be a tensor of integers; got int",
+        ),
+        (
+            lambda: qkv.Monotonic(8, 8, 5)(torch.ones(2, 8), torch.ones(2, 8), previous=torch.ones(2).long()),
+            KindError,
+            "Monotonic: previous must be a floating tensor; got torch.int64",
+        ),
+        (
             lambda: qkv.Monotonic(8, 8, 5).with_map(torch.ones(2, 8), torch.ones(2, 8)),
             UnsupportedError,
             "Monotonic.with_map: the mechanism must have weights that are defined row by row; got monotonic attention "

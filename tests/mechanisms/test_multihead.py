@@ -249,6 +249,11 @@ def test_repr_tells_the_choices():
             "MultiHead: x must have the weights' dtype torch.float32; got torch.float64 (module.to(torch.float64))",
         ),
         (
+            lambda: MultiHead(8, 2)(torch.ones(2, 5, 8), cache=5),
+            errors.KindError,
+            "MultiHead: cache must be a cache of qkv; got 5 (such as qkv.Cache())",
+        ),
+        (
             lambda: MultiHead(8, 2)(torch.ones(2, 5, 8), torch.ones(2, 5, 8), cache=qkv.Cache()),
             errors.ArgumentError,
             "MultiHead: cache must be None beside a memory; got Cache(seen=0) (a memory does not grow)",

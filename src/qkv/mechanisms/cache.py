@@ -9,12 +9,15 @@ Attention over a cache, step by step or in chunks, equals attention over the who
 
 import weakref
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from qkv.core.checks import check_lengths, check_whole, is_integer
+from qkv.core.call import check_input
+from qkv.core.checks import check_dense, check_lengths, check_whole, is_integer
 from qkv.errors import ArgumentError, KindError, ShapeError, UnsupportedError, must
 from qkv.masks.algebra import Mask
 from qkv.masks.padding import padding
@@ -80,6 +83,11 @@ class KeyValueCache(ABC):
 
     def _check(self, key: Tensor, value: Tensor) -> None:
         name = type(self).__name__
+        check_input(name, "key", key)
+        check_input(name, "value", value)
+        if key.dtype != value.dtype or key.device != value.device:
+            rule, got = f"be {key.dtype} on {key.device}, as the key", f"{value.dtype} on {value.device}"
+            raise KindError(must(name, "value", rule, got))
         if key.shape[:-1] != value.shape[:-1]:
             rule = f"have the key's batch, heads and positions {list(key.shape[:-1])}"
             raise ShapeError(must(name, "value", rule, list(value.shape)))
@@ -97,16 +105,28 @@ class KeyValueCache(ABC):
                 rule, got = f"be {kept.dtype} on {kept.device}, as in the cache", f"{new.dtype} on {new.device}"
                 raise KindError(must(name, what, rule, got))
 
+    @contextmanager
+    def unchanged_on_error(self) -> Iterator[None]:
+        """Undo what a call has added if it fails. Keys written beyond `seen` do no harm: the next ones replace them."""
+        before = dict(vars(self))
+        try:
+            yield
+        except BaseException:
+            vars(self).update(before)
+            raise
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}(seen={self.seen})"
 
 
 class Cache(KeyValueCache):
-    """The keys and values of one layer's past, all of them. With a capacity its memory is taken once, and going beyond is an error.
+    """The keys and values of one layer's past, all of them.
+
+    With a capacity its memory is taken once, and going beyond is an error.
 
     Cost: O(1) copies a position (memory doubles when it is full); memory grows with the sequence.
-    Raises: KindError, ArgumentError unless the capacity is an integer of at least 1; UnsupportedError in use, if keys or
-    values require gradients.
+    Raises: KindError, ArgumentError unless the capacity is an integer of at least 1; UnsupportedError in use, if keys
+    or values require gradients.
     """
 
     def __init__(self, capacity: int | None = None) -> None:
@@ -171,6 +191,7 @@ class RaggedCache(KeyValueCache):
         if not isinstance(lengths, Tensor) or not is_integer(lengths):
             got = lengths.dtype if isinstance(lengths, Tensor) else type(lengths).__name__
             raise KindError(must("RaggedCache", "lengths", "be a tensor of integers", got, "one for each row"))
+        check_dense("RaggedCache", "lengths", lengths)
         check_lengths("RaggedCache", "lengths", lengths, width, "positions in a prompt")
         self.lengths, self.width = lengths, width
 

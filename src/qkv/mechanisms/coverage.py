@@ -11,8 +11,7 @@ from qkv.core.call import exact
 from qkv.core.card import Card
 from qkv.core.reference import hide, weigh
 from qkv.core.types import Mask, wide
-from qkv.errors import ShapeError, must
-from qkv.mechanisms.one_head import check_widths, pairs_seen, with_head
+from qkv.mechanisms.one_head import check_row, check_widths, pairs_seen, with_head
 from qkv.scores.additive import Additive
 from qkv.selections.soft import exp_above, level
 
@@ -68,9 +67,8 @@ class Coverage(nn.Module):
         dtype = wide(call.query.dtype)
         if coverage is None:
             coverage = memory.new_zeros(*memory.shape[:-1], dtype=dtype)
-        elif coverage.shape != memory.shape[:-1]:
-            rule = f"have the memory's shape without its width, {list(memory.shape[:-1])}"
-            raise ShapeError(must("Coverage", "coverage", rule, list(coverage.shape)))
+        else:
+            check_row("Coverage", "coverage", coverage, memory)
         seen = pairs_seen("Coverage", query, memory, mask)
         queries, keys, values = hide(call.query, call.key, call.value, seen.unsqueeze(-3))
         queries, keys = (side.squeeze(-3) for side in self.score.prepare(queries, keys))

@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 from qkv.attention import call_of
 from qkv.core.card import Card
-from qkv.core.checks import check_number, check_rate
+from qkv.core.checks import check_floats, check_number, check_rate
 from qkv.core.map import AttentionMap, make_map
 from qkv.core.types import Mask, Score
-from qkv.errors import KindError, ShapeError, must
+from qkv.errors import ArgumentError, KindError, ShapeError, must
 from qkv.mechanisms.one_head import with_head
 from qkv.scores.dot import scaled_dot
 
@@ -101,7 +101,10 @@ class MovingBaseline(nn.Module):
 
     @torch.no_grad()
     def update(self, reward: Float[Tensor, "*batch"]) -> None:
-        """Let the rewards of one batch move the value."""
+        """Let the rewards of one batch move the value. Raises: KindError, ArgumentError unless there are some."""
+        check_floats("MovingBaseline.update", "reward", reward)
+        if not reward.numel():
+            raise ArgumentError(must("MovingBaseline.update", "reward", "hold at least one number", list(reward.shape)))
         self.value.mul_(self.decay).add_((1 - self.decay) * reward.mean().to(self.value))
 
     def extra_repr(self) -> str:
@@ -117,14 +120,26 @@ def reinforce(
     gradient is cut. Add the loss of the words, which teaches everything else.
 
     Paper: Xu et al. 2015, arXiv:1502.03044, section 4.1 (λ_r is the reward's scale, λ_e is `entropy`).
-    Raises: ShapeError if reward does not fit the choice; KindError, ArgumentError if entropy is not a finite number.
+    Raises: ShapeError if reward or baseline do not fit the choice; KindError, ArgumentError if they are no floating
+    tensors (a baseline may be a number), or entropy is not a finite number.
     """
+    if not isinstance(choice, Choice):
+        rule, fix = "be a qkv.Choice", "the second result of HardAttention"
+        raise KindError(must("reinforce", "choice", rule, type(choice).__name__, fix))
     check_number("reinforce", "entropy", entropy, "a finite number")
+    check_floats("reinforce", "reward", reward)
     whole = choice.log_prob.shape
+    rule = f"have the shape {list(whole)}, or 1 in place of the last"
     if reward.shape not in (whole, (*whole[:-1], 1)):
         fix = "one for each sequence: reward.unsqueeze(-1)"
-        rule = f"have the shape {list(whole)}, or 1 in place of the last"
         raise ShapeError(must("reinforce", "reward", rule, list(reward.shape), fix))
+    if not isinstance(baseline, Tensor):
+        check_number("reinforce", "baseline", baseline, "a finite number or a floating tensor")
+    else:
+        check_floats("reinforce", "baseline", baseline)
+        if baseline.shape not in ((), whole, (*whole[:-1], 1)):
+            fix = "or one number for all"
+            raise ShapeError(must("reinforce", "baseline", rule, list(baseline.shape), fix))
     advantage = (reward - baseline).detach()
     return -(advantage * choice.log_prob).mean() - entropy * choice.entropy.mean()
 

@@ -12,7 +12,7 @@ from qkv.core.card import Card
 from qkv.core.checks import check_dtype, check_width
 from qkv.core.map import AttentionMap
 from qkv.core.types import Mask, Score
-from qkv.errors import ArgumentError, KindError, must
+from qkv.errors import ArgumentError, KindError, ShapeError, must
 from qkv.masks.dense import dense_mask
 from qkv.mechanisms.bahdanau import Bahdanau
 from qkv.mechanisms.local import LocalMonotonic, LocalPredictive
@@ -191,13 +191,24 @@ class InputFeeding(nn.Module):
         seen = pairs_seen("InputFeeding", inputs, memory, mask)
         sees = seen.any(-1, keepdim=True)
         inputs = torch.where(sees, inputs, 0)
-        state = state or self.start(inputs)
+        state = self.start(inputs) if state is None else self._continue(state, inputs)
         vectors = [inputs.new_zeros(*inputs.shape[:-2], 0, self.cell.hidden_size)]
         for step in range(inputs.shape[-2]):
             row = None if mask is None else dense_mask(seen[..., None, step : step + 1, :])
             state = self._step(inputs[..., step, :], memory, row, state, sees[..., step, :])
             vectors.append(torch.where(sees[..., step, :], state.vector, 0).unsqueeze(-2))
         return torch.cat(vectors, dim=-2), state
+
+    def _continue(self, state: Fed, inputs: Tensor) -> Fed:
+        """Check that a state goes on as `start` begins."""
+        if not isinstance(state, Fed):
+            rule, fix = "be the state of a call before", "the second result, or module.start(inputs)"
+            raise KindError(must("InputFeeding", "state", rule, type(state).__name__, fix))
+        shapes, wanted = ([list(part.shape) for part in (*one.cell, one.vector)] for one in (state, self.start(inputs)))
+        if shapes != wanted:
+            rule = f"hold tensors of the shapes {wanted}"
+            raise ShapeError(must("InputFeeding", "state", rule, shapes, "the cell's, and the attentional vector's"))
+        return state
 
     def _step(self, one: Tensor, memory: Tensor, row: Mask | None, before: Fed, sees: Tensor) -> Fed:
         lanes = one.shape[:-1].numel()

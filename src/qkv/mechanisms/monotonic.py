@@ -11,11 +11,11 @@ from torch.nn import functional as F
 from qkv.attention import call_of
 from qkv.core.call import exact
 from qkv.core.card import Card
-from qkv.core.checks import check_indices, check_number
+from qkv.core.checks import check_device, check_indices, check_number
 from qkv.core.reference import hide, weigh
 from qkv.core.types import AdditivePair, Mask, wide
 from qkv.errors import ArgumentError, ShapeError, UnsupportedError, must
-from qkv.mechanisms.one_head import check_widths, pairs_seen, with_head
+from qkv.mechanisms.one_head import check_row, check_widths, pairs_seen, with_head
 from qkv.scores.additive import Additive
 
 
@@ -90,9 +90,8 @@ class Monotonic(nn.Module):
             energy = energy + noise * torch.randn_like(energy)
         if previous is None:
             previous = F.pad(energy.new_ones(*memory.shape[:-2], 1), (0, memory.shape[-2] - 1))
-        elif previous.shape != memory.shape[:-1]:
-            rule = f"have the memory's shape without its width, {list(memory.shape[:-1])}"
-            raise ShapeError(must("Monotonic", "previous", rule, list(previous.shape)))
+        else:
+            check_row("Monotonic", "previous", previous, memory)
         stop = torch.where(seen, torch.sigmoid(energy), 0)
         walk = torch.where(seen, torch.sigmoid(-energy), 1)
         sees = seen.any(-1, keepdim=True)
@@ -128,9 +127,11 @@ class Monotonic(nn.Module):
         keys = memory.shape[-2]
         if start is None:
             start = torch.zeros(memory.shape[:-2], dtype=torch.long, device=memory.device)
-        elif start.shape != memory.shape[:-2]:
-            raise ShapeError(must("Monotonic.decode", "start", "have the shape [*batch]", list(start.shape)))
         check_indices("Monotonic.decode", "start", start, keys + 1)
+        check_device("Monotonic.decode", "start", start, memory)
+        if start.shape != memory.shape[:-2]:
+            raise ShapeError(must("Monotonic.decode", "start", "have the shape [*batch]", list(start.shape)))
+        start = start.long()
         places = torch.arange(keys, device=memory.device)
         stops, sees = seen & (energy > 0), seen.any(-1)
         found = [start[..., None][..., :0]]

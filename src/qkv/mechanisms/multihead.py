@@ -1,6 +1,8 @@
 """Multi-head attention: several heads, each seeing the whole embedding; self or cross, with shared keys or not."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -27,6 +29,9 @@ class MultiHead(nn.Module):
     heads, neighbouring heads share a key and a value (grouped-query; one is multi-query). `memory` is the width of what
     keys and values are made of. Score and selection act on the heads; rotary `positions` turn query and key before.
     `bias` says whether the four linear layers have one. Dropout acts on the weights, while training.
+
+    A position that the mask hides reaches no output, but it is projected like any other: a NaN there makes the
+    gradients of the projections' weights NaN. Fill padding with numbers.
 
     Paper: Vaswani et al. 2017, arXiv:1706.03762, section 3.2.2; Shazeer 2019, arXiv:1911.02150 (multi-query);
     Ainslie et al. 2023, arXiv:2305.13245 (grouped-query).
@@ -94,12 +99,14 @@ class MultiHead(nn.Module):
     ) -> Float[Tensor, "*batch queries width"]:
         """Let x attend to the memory, or to itself and to what a cache holds of its past; the cache then holds x too.
 
+        A call that fails leaves the cache as it was.
+
         Raises: ShapeError, KindError for what does not fit; ArgumentError for a cache beside a memory; as `attend`.
         """
-        query, key, value, mask = self._make_heads(x, memory, mask, cache)
-        dropout = self.dropout if self.training else 0.0
-        heads = attend(query, key, value, score=self.score, bias=bias, mask=mask, select=self.select, dropout=dropout)
-        return self.output(_from_heads(heads))
+        with _unchanged_on_error(cache):
+            query, key, value, mask = self._make_heads(x, memory, mask, cache)
+            heads = attend(query, key, value, bias=bias, mask=mask, **self._choices)
+            return self.output(_from_heads(heads))
 
     def with_map(
         self,
@@ -114,12 +121,18 @@ class MultiHead(nn.Module):
 
         Raises: as a call.
         """
-        query, key, value, mask = self._make_heads(x, memory, mask, cache)
+        with _unchanged_on_error(cache):
+            query, key, value, mask = self._make_heads(x, memory, mask, cache)
+            # A cache is written in place, and a map keeps its key.
+            key = key if cache is None else key.clone()
+            heads, seen = attend_with_map(query, key, value, bias=bias, mask=mask, **self._choices)
+            return self.output(_from_heads(heads)), seen
+
+    @property
+    def _choices(self) -> dict[str, Any]:
+        """What every call of `attend` is given."""
         dropout = self.dropout if self.training else 0.0
-        heads, seen = attend_with_map(
-            query, key, value, score=self.score, bias=bias, mask=mask, select=self.select, dropout=dropout
-        )
-        return self.output(_from_heads(heads)), seen
+        return {"score": self.score, "select": self.select, "dropout": dropout}
 
     def _make_heads(
         self, x: Tensor, memory: Tensor | None, mask: Mask | Tensor | None, cache: KeyValueCache | None
@@ -202,6 +215,14 @@ class MultiHead(nn.Module):
         choices = (("score", self.score), ("select", self.select), ("positions", self.positions))
         parts += [f"{name}={part}" for name, part in choices if part is not None and not isinstance(part, nn.Module)]
         return ", ".join(parts + ([f"dropout={self.dropout:g}"] if self.dropout else []))
+
+
+def _unchanged_on_error(cache: KeyValueCache | None) -> AbstractContextManager[None]:
+    if cache is None:
+        return nullcontext()
+    if not isinstance(cache, KeyValueCache):
+        raise KindError(must("MultiHead", "cache", "be a cache of qkv", repr(cache), "such as qkv.Cache()"))
+    return cache.unchanged_on_error()
 
 
 def _to_heads(

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from qkv.core.checks import check_whole
+from qkv.core.checks import check_device, check_floats, check_whole
 from qkv.core.types import Grid, Mask
 from qkv.errors import KindError, ShapeError, must
 from qkv.masks.dense import dense_mask
@@ -33,6 +33,15 @@ def with_head(function: str, **tensors: Tensor) -> list[Tensor]:
             fix = f"{name} is {list(tensor.shape)}"
             raise ShapeError(must(function, name, rule, list(tensor.shape[:-2]), fix))
     return [tensor.unsqueeze(-3) for tensor in tensors.values()]
+
+
+def check_row(function: str, argument: str, row: Tensor, memory: Tensor) -> None:
+    """Raise KindError or ShapeError unless a row holds a number for each position of the memory."""
+    check_floats(function, argument, row)
+    check_device(function, argument, row, memory)
+    if row.shape != memory.shape[:-1]:
+        rule = f"have the memory's shape without its width, {list(memory.shape[:-1])}"
+        raise ShapeError(must(function, argument, rule, list(row.shape)))
 
 
 def pairs_seen(
