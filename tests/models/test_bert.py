@@ -225,6 +225,13 @@ def test_errors(make, kind, text):
     assert str(raised.value) == text
 
 
+@pytest.mark.unhooked
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_tokens_may_be_any_integers(dtype):
+    bert = draw()
+    assert torch.equal(bert(TOKENS.to(dtype)), bert(TOKENS))
+
+
 @pytest.mark.compile
 def test_compiles_in_one_graph():
     bert = draw(dtype=torch.float32)

@@ -286,7 +286,7 @@ def test_reads_shards_of_transformers(transformers, tmp_path):
     torch.testing.assert_close(load_bert(tmp_path)(TOKENS), theirs(TOKENS).last_hidden_state, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("place", ["../other.safetensors", "/etc/passwd", "", "..", "a\\b", 3, None])
+@pytest.mark.parametrize("place", ["../other.safetensors", "/etc/passwd", "", "..", "a\\b", 3, None, "\ud800"])
 def test_a_shard_outside_the_folder_is_refused(folder, place):
     shard(folder)
     index = folder / "model.safetensors.index.json"
@@ -318,11 +318,48 @@ def test_unknown_missing_and_misshapen_tensors_are_named(folder):
 
 
 def test_ten_wrong_tensors_are_named_and_the_others_counted(folder):
-    reconfigure(folder, num_hidden_layers=3)
+    reconfigure(folder, hidden_size=10)
     with pytest.raises(errors.FileError) as raised:
         load_bert(folder)
-    assert str(raised.value).count("missing encoder.layer.2.") == 10
-    assert str(raised.value).endswith("; and 6 more")
+    assert str(raised.value).count("torch.float32") == 10
+    assert str(raised.value).endswith(" more")
+
+
+@pytest.mark.parametrize("layers", [1, 3, (1 << 31) - 1])
+def test_layers_are_counted_before_they_are_built(folder, layers):
+    reconfigure(folder, num_hidden_layers=layers)
+    with pytest.raises(errors.FileError) as raised:
+        load_bert(folder)
+    assert str(raised.value) == (
+        f"load_bert: {folder / 'config.json'} must have num_hidden_layers = 2, the layers that its tensors name; "
+        f"got {layers}"
+    )
+
+
+def test_a_matrix_that_no_memory_holds_is_refused(folder):
+    reconfigure(folder, vocab_size=(1 << 31) - 1, hidden_size=(1 << 31) - 2)
+    with pytest.raises(errors.FileError, match=r"config\.json must describe a BERT; got Storage size calculation over"):
+        load_bert(folder)
+
+
+def to_float8(tensors):
+    for name in tensors:
+        tensors[name] = tensors[name].to(torch.float8_e4m3fn)
+
+
+def test_a_dtype_that_we_do_not_compute_with_is_refused(folder):
+    rewrite(folder, to_float8)
+    with pytest.raises(errors.FileError, match=r"got cls\.predictions\.bias torch\.float8_e4m3fn \[40\], not floating"):
+        load_bert(folder)
+
+
+def test_weights_of_two_dtypes_are_refused(folder):
+    rewrite(folder, lambda tensors: tensors.update({"bert.pooler.dense.bias": torch.zeros(8, dtype=torch.float16)}))
+    with pytest.raises(errors.FileError) as raised:
+        load_bert(folder)
+    assert str(raised.value) == (
+        f"load_bert: {folder} must hold tensors of one dtype; got torch.float16, torch.float32"
+    )
 
 
 def test_a_part_of_a_head_is_not_absent(folder):
@@ -370,6 +407,13 @@ def test_what_ours_does_not_compute_is_refused(folder, field, value, rule):
         ({"num_attention_heads": 3}, "BertConfig: heads must divide the width 8; got 3"),
         ({"hidden_size": "8"}, "BertConfig: width must be an integer; got str"),
         ({"layer_norm_eps": -1}, "BertConfig: epsilon must be a finite number > 0; got -1"),
+        (
+            {"layer_norm_eps": 10**400},
+            "BertConfig: epsilon must be a finite number > 0; got 1329 bits (float32 ends at 3.4e38)",
+        ),
+        ({"hidden_size": 10**12}, "BertConfig: width must be below 2^31; got 1000000000000"),
+        ({"vocab_size": 10**30}, "BertConfig: vocabulary must be below 2^31; got 1000000000000000000000000000000"),
+        ({"max_position_embeddings": 10**19}, "BertConfig: positions must be below 2^31; got 10000000000000000000"),
     ],
 )
 def test_a_config_that_describes_nothing(folder, fields, got):
@@ -385,6 +429,7 @@ def test_a_config_that_describes_nothing(folder, fields, got):
         (None, "must exist; got a folder with model.safetensors"),
         ("{", "must hold JSON; got Expecting property name enclosed in double quotes"),
         ("[]", "must hold a JSON object; got list"),
+        ("[" * 200_000, "must hold JSON; got maximum recursion depth exceeded"),
         (b"\xff", "must hold JSON; got 'utf-8' codec can't decode byte 0xff"),
     ],
 )
@@ -560,6 +605,23 @@ def test_broken_tokenizers(tmp_path, name, data, message):
     assert str(raised.value).startswith(f"load_tokenizer: {tmp_path}{message}")
 
 
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"unk_token": 5}, "give unk_token as a string; got 5"),
+        ({"unk_token": ["a"]}, "give unk_token as a string; got ['a']"),
+        ({"sep_token": {}}, "give sep_token as a string; got None"),
+        ({"do_lower_case": "no"}, "give do_lower_case as true, false or null; got 'no'"),
+        ({"strip_accents": 1}, "give strip_accents as true, false or null; got 1"),
+    ],
+)
+def test_broken_options_of_a_tokenizer(tmp_path, options, message):
+    write_words(tmp_path, **options)
+    with pytest.raises(errors.FileError) as raised:
+        load_tokenizer(tmp_path)
+    assert str(raised.value) == f"load_tokenizer: {tmp_path / 'tokenizer_config.json'} must {message}"
+
+
 # The Hub
 
 
@@ -624,7 +686,7 @@ def test_without_huggingface_hub(monkeypatch):
     )
 
 
-@pytest.mark.parametrize("name", ["./nowhere", "/no/where", "a/b/c", "~/x", "-x"])
+@pytest.mark.parametrize("name", ["./nowhere", "/no/where", "a/b/c", "~/x", "-x", "./" + "x" * 300])
 def test_what_can_be_no_name_is_not_asked_for(hub, name):
     with pytest.raises(errors.FileError) as raised:
         load_bert(name)

@@ -230,7 +230,7 @@ class Bert(nn.Module):
         if mask is not None and not isinstance(mask, Mask):
             fix = "qkv.padding(keys=...) of lengths, or of booleans where True = keep"
             raise KindError(must("Bert", "mask", "be a mask", type(mask).__name__, fix))
-        return self.embeddings(tokens, segments)
+        return self.embeddings(tokens.long(), segments)
 
 
 def _gelu(config: BertConfig) -> nn.GELU:

@@ -25,6 +25,7 @@ from tokenizers.models import WordPiece
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from qkv.core.types import FLOATS
 from qkv.errors import ArgumentError, FileError, KindError, UnsupportedError, must
 from qkv.models.bert import Bert, BertConfig
 
@@ -95,8 +96,16 @@ def load_bert(folder: str | PathLike[str]) -> Bert:
     folder = _find(folder, "load_bert")
     config = _read_config(folder / "config.json")
     tensors = _plain_names(_read_tensors(folder))
-    with torch.device("meta"), _Undrawn():
-        bert = Bert(config)
+    layers = {found[1] for name in tensors if (found := re.match(r"encoder\.layer\.(\d+)\.", name))}
+    if config.layers != len(layers):
+        rule = f"have num_hidden_layers = {len(layers)}, the layers that its tensors name"
+        raise _file_error("load_bert", folder / "config.json", rule, config.layers)
+    try:
+        with torch.device("meta"), _Undrawn():
+            bert = Bert(config)
+    # A matrix may have more bytes than 64 bits can count.
+    except RuntimeError as error:
+        raise _file_error("load_bert", folder / "config.json", "describe a BERT", error) from error
     for head in ("pooler", "masked", "next_sentence"):
         if not any(name.startswith(_their_name(f"{head}.")) for name in tensors):
             setattr(bert, head, None)
@@ -105,11 +114,14 @@ def load_bert(folder: str | PathLike[str]) -> Bert:
     problems += [f"missing {name}" for name in wanted if name not in tensors]
     for name in wanted.keys() & tensors.keys():
         got, shape = tensors[name], list(wanted[name].shape)
-        if list(got.shape) != shape or not got.is_floating_point():
+        if list(got.shape) != shape or got.dtype not in FLOATS:
             problems.append(f"{name} {got.dtype} {list(got.shape)}, not floating {shape}")
     if problems:
         shown = "; ".join(sorted(problems)[:10]) + (f"; and {len(problems) - 10} more" if len(problems) > 10 else "")
         raise _file_error("load_bert", folder, "hold the tensors that its config.json describes", shown)
+    dtypes = sorted({str(tensors[name].dtype) for name in wanted})
+    if len(dtypes) > 1:
+        raise _file_error("load_bert", folder, "hold tensors of one dtype", ", ".join(dtypes))
     bert.load_state_dict({name: tensors[_their_name(name)] for name in bert.state_dict()}, assign=True)
     return bert.eval()
 
@@ -296,9 +308,9 @@ def _file_error(function: str, path: Path, rule: str, got: object, fix: str = ""
 def _find(folder: str | PathLike[str], function: str) -> Path:
     """Give a folder as it is; fetch a name from the Hub, or from what was fetched before."""
     path = Path(folder)
-    if path.is_dir():
+    if os.path.isdir(path):
         return path
-    if path.exists() or not isinstance(folder, str) or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", folder):
+    if os.path.exists(path) or not isinstance(folder, str) or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", folder):
         raise FileError(
             must(function, "folder", "be a folder, or a model's name on the Hugging Face Hub", repr(folder))
         )
@@ -320,7 +332,7 @@ def _read_json(path: Path, function: str) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise _file_error(function, path, "exist", f"a folder with {_listing(path.parent)}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _file_error(function, path, "hold JSON", error) from error
     if not isinstance(found, dict):
         raise _file_error(function, path, "hold a JSON object", type(found).__name__)
@@ -369,11 +381,22 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def _is_plain_name(name: object) -> bool:
-    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\:")
+    plain = isinstance(name, str) and name.isprintable() and not set(name) & set("/\\:")
+    return plain and name not in ("", ".", "..")
 
 
 def _listing(folder: Path) -> str:
     return ", ".join(sorted(path.name for path in folder.iterdir())[:10]) or "nothing"
+
+
+def _check_options(path: Path, options: Mapping[str, Any], special: Mapping[str, object]) -> None:
+    """Raise FileError unless special tokens are strings and switches are true or false or null."""
+    for role, token in special.items():
+        if not isinstance(token, str):
+            raise _file_error("load_tokenizer", path, f"give {role}_token as a string", repr(token))
+    for switch in ("do_lower_case", "tokenize_chinese_chars", "strip_accents"):
+        if not isinstance(options.get(switch), bool | None):
+            raise _file_error("load_tokenizer", path, f"give {switch} as true, false or null", repr(options[switch]))
 
 
 def _word_piece(path: Path, options: Mapping[str, Any]) -> Tokenizer:
@@ -384,15 +407,18 @@ def _word_piece(path: Path, options: Mapping[str, Any]) -> Tokenizer:
         raise _file_error("load_tokenizer", path, "hold words in UTF-8, one a line", error) from error
     vocabulary = {word: index for index, word in enumerate(words)}
     given = {role: options.get(f"{role}_token", f"[{role.upper()}]") for role in ("unk", "cls", "sep", "pad", "mask")}
-    special = {role: token["content"] if isinstance(token, dict) else token for role, token in given.items()}
+    special: dict[str, Any] = {
+        role: token.get("content") if isinstance(token, dict) else token for role, token in given.items()
+    }
+    _check_options(path.with_name("tokenizer_config.json"), options, special)
     unknown, start, end = special["unk"], special["cls"], special["sep"]
     lost = [token for token in (unknown, start, end) if token not in vocabulary]
     if lost:
         raise _file_error("load_tokenizer", path, f"hold {', '.join(lost)}", f"{len(words)} other words")
     tokenizer = Tokenizer(WordPiece(vocabulary, unk_token=unknown))
     tokenizer.normalizer = normalizers.BertNormalizer(
-        lowercase=options.get("do_lower_case", True),
-        handle_chinese_chars=options.get("tokenize_chinese_chars", True),
+        lowercase=options.get("do_lower_case") is not False,
+        handle_chinese_chars=options.get("tokenize_chinese_chars") is not False,
         strip_accents=options.get("strip_accents"),
     )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
