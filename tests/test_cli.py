@@ -1,3 +1,4 @@
+import os
 import re
 import resource
 import subprocess
@@ -14,8 +15,8 @@ COMMAND = Path(sys.executable).with_name("qkv")
 MODULE = [sys.executable, "-m", "qkv"]
 
 
-def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(arguments, capture_output=True, text=True, timeout=60)
+def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(arguments, capture_output=True, text=True, timeout=60, env=os.environ | environment)
 
 
 def test_version_is_the_one_in_pyproject():
@@ -51,6 +52,44 @@ def test_an_error_of_qkv_is_one_line(monkeypatch, capsys):
         qkv.cli.main()
     assert stop.value.code == 1
     assert capsys.readouterr().err == "qkv: window: width must be >= 1; got 0\n"
+
+
+def test_an_error_cannot_drive_the_terminal(monkeypatch, capsys):
+    def fail(prog_name):
+        raise OSError("\x1b]0;owned\x07\n")
+
+    monkeypatch.setattr(qkv.cli, "app", fail)
+    monkeypatch.setattr(os, "dup2", lambda *_: None)
+    with pytest.raises(SystemExit):
+        qkv.cli.main()
+    assert capsys.readouterr().err == "qkv: �]0;owned��\n"
+
+
+@pytest.mark.parametrize("option", ["--out", "--json"])
+@pytest.mark.parametrize(
+    ("place", "text"),
+    [
+        ("x" * 300, "path must be writable; got 'x*' \\(File name too long\\)"),
+        ("/proc/self/mem", "path must be new.*; got '/proc/self/mem' .*"),
+    ],
+    ids=["too long", "no file"],
+)
+def test_a_file_that_cannot_be_written_is_one_line(option, place, text):
+    done = run(*MODULE, "see", "A mouse.", option, place)
+    assert done.returncode == 1 and re.fullmatch(f"qkv: (see|write_page): {text}\n", done.stderr), done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_a_full_disk_behind_stdout_is_one_line():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*MODULE, "--version"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "qkv: [Errno 28] No space left on device\n")
+
+
+def test_a_letter_that_the_terminal_does_not_know_is_a_question_mark():
+    script = "import qkv.cli; qkv.cli.app = lambda prog_name: print('老鼠 mouse'); qkv.cli.main()"
+    done = run(sys.executable, "-c", script, PYTHONIOENCODING="latin-1")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "?? mouse\n", "")
 
 
 def test_help_imports_neither_torch_nor_numpy():

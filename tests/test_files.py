@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from qkv.errors import FileError
-from qkv.files import write_whole
+from qkv.files import check_writable, contains, write_whole
 
 
 def test_writes_and_replaces_only_when_asked(tmp_path):
@@ -67,3 +67,17 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch)
         write_whole("save", path, b"new", overwrite=True)
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize(("name", "fix"), [("x" * 300, "File name too long"), ("a\0", "embedded null byte")])
+def test_a_name_that_is_none_is_refused_before_any_work(tmp_path, name, fix):
+    with pytest.raises(FileError, match=rf"^save: path must be writable; got '.*' \({fix}\)$"):
+        check_writable("save", tmp_path / name, overwrite=True)
+
+
+def test_what_a_file_contains(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"one two")
+    assert contains(path, b"one", within=3) and not contains(path, b"two", within=6)
+    assert not contains(tmp_path, b"", within=1) and not contains(tmp_path / "none", b"", within=1)
+    assert not contains("/proc/self/mem", b"", within=1)

@@ -3,6 +3,7 @@
 A command imports what it needs in its body, so that `qkv --help` answers without PyTorch.
 """
 
+import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -25,11 +26,21 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run the command line; an error of qkv's own becomes one line and exit status 1."""
+    """Run the command line; an error of qkv's own, or of the system, becomes one line and exit status 1."""
+    # A terminal may not know every letter.
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
-        app(prog_name="qkv")
-    except QkvError as error:
-        print(f"qkv: {error}", file=sys.stderr)
+        try:
+            app(prog_name="qkv")
+        finally:
+            sys.stdout.flush()
+    except (QkvError, OSError) as error:
+        from qkv.lens.printable import printable
+
+        print(f"qkv: {printable(str(error))}", file=sys.stderr)
+        if not isinstance(error, QkvError):
+            # What a full disk has refused would be refused once more as Python ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(1)
 
 

@@ -1,6 +1,7 @@
 """Files written whole or not at all. A leaf beside errors."""
 
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -35,14 +36,30 @@ def write_whole(function: str, path: str | os.PathLike[str], content: bytes, *, 
 
 def check_writable(function: str, path: str | os.PathLike[str], *, overwrite: bool) -> None:
     """Raise FileError if `write_whole` would refuse this path, before any work."""
-    target = Path(os.path.realpath(path))
     named = repr(os.fspath(path))
-    if target.is_dir() or (target.exists() and not target.is_file()):
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        mode = None
+    # A name that is too long, or that is no name.
+    except (OSError, ValueError) as error:
+        raise FileError(must(function, "path", "be writable", named, getattr(error, "strerror", error))) from error
+    if mode is not None and not stat.S_ISREG(mode):
         raise FileError(must(function, "path", "be a file", named, "it is a folder or a device"))
-    if not target.parent.is_dir():
-        raise FileError(must(function, "path", "lie in a folder that exists", named, f"create {target.parent}"))
-    if target.exists() and not overwrite:
+    parent = os.path.dirname(os.path.realpath(path))
+    if not os.path.isdir(parent):
+        raise FileError(must(function, "path", "lie in a folder that exists", named, f"create {parent}"))
+    if mode is not None and not overwrite:
         raise FileError(must(function, "path", "be new", named, "the file exists: choose another name or move it away"))
+
+
+def contains(path: str | os.PathLike[str], mark: bytes, *, within: int) -> bool:
+    """Say whether the first bytes of a file hold a mark; one that cannot be read holds none."""
+    try:
+        with open(path, "rb") as file:
+            return mark in file.read(within)
+    except OSError:
+        return False
 
 
 def _umask() -> int:

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from tokenizers import processors
 
 from qkv.errors import ArgumentError
-from qkv.lens.reading import printable, read
+from qkv.lens.reading import read
 
 
 def test_labels_are_as_written_and_keep_the_parts_of_words(model, tokenizer):
@@ -38,6 +39,10 @@ def test_a_lone_surrogate_does_not_crash(model, tokenizer):
     assert read(model, tokenizer, "cat \ud800").labels[1] == "cat"
 
 
-def test_printable_disarms_the_terminal_and_the_direction_of_writing():
-    assert printable("\x1b[31mred\u202e\x00\n") == "�[31mred���"
-    assert printable("鼠标 👩‍💻") == "鼠标 👩‍💻"
+def test_a_text_that_the_tokenizer_makes_nothing_of_is_refused(model, tokenizer):
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A", special_tokens=[])
+    with pytest.raises(
+        ArgumentError,
+        match=r"^read: text must hold a token; got '\\u200b' \(the model's tokenizer makes no token of it\)$",
+    ):
+        read(model, tokenizer, "\u200b")

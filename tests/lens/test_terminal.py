@@ -9,7 +9,7 @@ from rich.console import Console
 
 from qkv.lens.heads import habits, telling
 from qkv.lens.reading import read
-from qkv.lens.terminal import comparison_table, heatmap, telling_table
+from qkv.lens.terminal import comparison_table, console, heatmap, telling_table
 from qkv.lens.words import compare
 
 
@@ -86,3 +86,13 @@ def test_colours_follow_the_weights(model, tokenizer):
     screen.print(heatmap(reading, 1, 1, 80))
     assert "48;2;" in screen.file.getvalue()
     assert torch.isfinite(reading.weights(1)).all()
+
+
+@pytest.mark.parametrize("columns", ["0", "1", "12"])
+def test_a_terminal_too_narrow_is_taken_to_be_wider(model, tokenizer, monkeypatch, capsys, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    screen = console()
+    readings = [read(model, tokenizer, text) for text in ("the mouse play ##ing", "click the mouse")]
+    screen.print(heatmap(readings[0], 0, 0, screen.width))
+    screen.print(comparison_table(readings, "mouse", compare(readings, "mouse"), screen.width))
+    assert screen.width == 24 and "mouse" in capsys.readouterr().out

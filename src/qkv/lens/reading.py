@@ -1,6 +1,5 @@
 """One text read by a model: its tokens, every layer's vectors and attention."""
 
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -73,6 +72,9 @@ def read(model: Encoder, tokenizer: Tokenizer, text: str) -> Reading:
     if not text.strip():
         raise ArgumentError(must("read", "text", "hold something to read", repr(text)))
     encoding = tokenizer.encode(text.encode("utf-8", "replace").decode("utf-8"))
+    if not encoding.ids:
+        fix = "the model's tokenizer makes no token of it"
+        raise ArgumentError(must("read", "text", "hold a token", repr(text), fix))
     if len(encoding.ids) > model.positions:
         rule = f"have at most {model.positions} tokens"
         raise ArgumentError(must("read", "text", rule, len(encoding.ids), "all that the model has positions for"))
@@ -98,10 +100,3 @@ def read(model: Encoder, tokenizer: Tokenizer, text: str) -> Reading:
 def label(token: str, written: str) -> str:
     """Name a token as it was written in the text; the second and later parts of a word keep their ##."""
     return f"##{written}" if token.startswith("##") else written or token
-
-
-def printable(text: str) -> str:
-    """Make a text safe to show in one line: what controls a terminal or the direction of writing becomes �."""
-    joiners = "\u200c\u200d"
-    unsafe = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
-    return "".join("�" if unicodedata.category(one) in unsafe and one not in joiners else one for one in text)

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from qkv.errors import ArgumentError, must
-from qkv.files import check_writable, write_whole
+from qkv.files import check_writable, contains, write_whole
 from qkv.lens.heads import Head, habits, links, telling
 from qkv.lens.page.build import View, check_page, write_page
-from qkv.lens.reading import Reading, printable
+from qkv.lens.printable import printable
+from qkv.lens.reading import Reading
 from qkv.lens.terminal import comparison_table, console, heatmap, telling_table
 from qkv.lens.words import Comparison, compare
 
@@ -38,7 +39,7 @@ def check_files(out: Path | None, numbers: Path | None) -> None:
     if out is not None:
         check_page(out)
     if numbers is not None:
-        check_writable("see", numbers, overwrite=_is_own(numbers))
+        check_writable("see", numbers, overwrite=contains(numbers, OWN, within=len(OWN)))
 
 
 def see(
@@ -76,12 +77,12 @@ def see(
         screen.print(comparison_table(readings, word, comparison, screen.width))
     if numbers is not None:
         write_whole("see", numbers, _numbers(readings, model, found, word, comparison), overwrite=True)
-        screen.print(f"\nnumbers: {numbers}", soft_wrap=True)
+        screen.print(f"\nnumbers: {printable(str(numbers))}", soft_wrap=True)
     if out is not None:
         size = write_page(
             out, [_view(*pair) for pair in zip(readings, found, strict=True)], title="Attention", subtitle=model
         )
-        screen.print(f"\npage: {out} ({size / 1e6:.2f} MB), open it in a browser", soft_wrap=True)
+        screen.print(f"\npage: {printable(str(out))} ({size / 1e6:.2f} MB), open it in a browser", soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -137,10 +138,6 @@ def _look(reading: Reading, layer: int | None, head: int | None, word: Sequence[
 def _view(reading: Reading, seen: Look) -> View:
     weights, start = Layers(reading), (seen.layer, seen.head)
     return View(reading.text, reading.labels, weights, start, query=seen.query, unknown=reading.unknown)
-
-
-def _is_own(path: Path) -> bool:
-    return path.is_file() and path.open("rb").read(len(OWN)) == OWN
 
 
 def _numbers(

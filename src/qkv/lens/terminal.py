@@ -12,13 +12,15 @@ from rich.text import Text
 from torch import Tensor
 
 from qkv.lens.heads import Head, links
-from qkv.lens.reading import Reading, printable
+from qkv.lens.printable import printable
+from qkv.lens.reading import Reading
 from qkv.lens.words import Comparison
 
 SHADES = " ░▒▓█"
 LABEL = 14
 """Columns that a token may take before its row."""
 
+NARROWEST = 24
 WIDEST_CELL = 8
 ROWS = 64
 """Rows of a heatmap; a longer text is pooled."""
@@ -159,5 +161,7 @@ def _short(text: str) -> str:
 
 
 def console() -> Console:
-    """Open the terminal, 80 columns wide where its width is not known."""
-    return Console(highlight=False, emoji=False, markup=False)
+    """Open the terminal, 80 columns wide where its width is not known, and wide enough for a label and some cells."""
+    screen = Console(highlight=False, emoji=False, markup=False)
+    screen.width = max(screen.width, NARROWEST)
+    return screen

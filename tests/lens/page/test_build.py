@@ -241,6 +241,7 @@ def test_a_link_is_written_through(tmp_path):
     [
         ("no/page.html", r"write_page: path must lie in a folder that exists; got '.*page\.html' \(create .*\)"),
         (".", r"write_page: path must be a file; got .* \(it is a folder or a device\)"),
+        ("x" * 300, r"write_page: path must be writable; got .* \(File name too long\)"),
     ],
 )
 def test_paths_that_cannot_be_a_page(tmp_path, place, text):

@@ -15,13 +15,12 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from qkv.errors import ArgumentError, FileError, KindError, ShapeError, must
-from qkv.files import write_whole
+from qkv.files import check_writable, contains, write_whole
 
 # Steps are powers of 2^(1/OCTAVE): from 1/8, past which a picture says nothing, to 1/32,768.
 FINEST, COARSEST, OCTAVE = 240, 48, 16
@@ -114,25 +113,17 @@ def write_page(
 
 def check_page(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
     """Raise FileError if `write_page` may not write to this path, before any work."""
-    target = Path(os.path.realpath(path))
-    named = repr(os.fspath(path))
-    if not target.parent.is_dir():
-        raise FileError(must("write_page", "path", "lie in a folder that exists", named, f"create {target.parent}"))
-    if target.is_file() and not overwrite and not _is_own(target):
+    check_writable("write_page", path, overwrite=True)
+    if os.path.exists(path) and not overwrite and not contains(path, GENERATOR.encode(), within=1000):
         raise PageExistsError(
             must(
                 "write_page",
                 "path",
                 "be new or a page of qkv's own",
-                named,
+                repr(os.fspath(path)),
                 "another program wrote it: choose another name, or pass overwrite=True",
             )
         )
-
-
-def _is_own(target: Path) -> bool:
-    with target.open("rb") as file:
-        return GENERATOR.encode() in file.read(1000)
 
 
 def _part(name: str) -> str:
