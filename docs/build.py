@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from qkv.core.card import cards
+from qkv.core.card import Card, cards
 
 TITLES = {
     "score": "Scores: how a query meets a key · 打分",
@@ -19,13 +19,23 @@ Written by `make docs` from the cards that end each file. n queries, m keys, d t
 """
 
 
+def link(card: Card) -> str:
+    """Link the file that a card ends."""
+    file = card.build.__module__.removeprefix("qkv.").replace(".", "/") + ".py"
+    return f"[{file}](../src/qkv/{file})"
+
+
 def page() -> str:
     """Write the page."""
     everything = list(cards())
     parts = [HEAD]
     for kind, title in TITLES.items():
-        parts.append(f"## {title}\n\n| name | equation | cost | paper |\n|---|---|---|---|")
-        rows = [(card.name, card.equation, card.cost, card.paper or "—") for card in everything if card.kind == kind]
+        parts.append(f"## {title}\n\n| name | equation | cost | paper | file |\n|---|---|---|---|---|")
+        rows = [
+            (card.name, card.equation, card.cost, card.paper or "—", link(card))
+            for card in everything
+            if card.kind == kind
+        ]
         lines = ("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
         parts[-1] = "\n".join([parts[-1], *lines]) + "\n"
     return "\n".join(parts)

@@ -40,7 +40,7 @@ def test_the_table_of_mechanisms_is_up_to_date(tmp_path):
 
 
 def test_links_lead_somewhere():
-    for document in ROOT.glob("*.md"):
+    for document in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")):
         for target in re.findall(r"\]\(([^)#:]+)\)|(?:src|srcset)=\"([^\"]+)\"", document.read_text(encoding="utf-8")):
             path = next(part for part in target if part)
             assert (document.parent / path).exists(), f"{document.name}: {path}"
