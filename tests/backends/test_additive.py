@@ -1,5 +1,6 @@
 """Additive attention in tiles equals the definition, forward and backward, whatever the size of the numbers."""
 
+import numpy as np
 import pytest
 import torch
 from budget import assert_gradients_within, assert_within
@@ -73,10 +74,34 @@ def both(inputs, dtype, impl, **choices):
     return output, torch.autograd.grad(output, leaves, above)
 
 
+def gradient_of_vector(inputs, mask=None):
+    """Give it from long doubles: torch sums it over all pairs in an order that errs more than what is tested."""
+    query, key, value, vector = (x.numpy().astype(np.longdouble) for x in inputs)
+    query = query.reshape(*key.shape[:2], -1, *query.shape[2:])
+    shape = (*query.shape[:-1], key.shape[-2])
+    seen = np.ones(shape, bool)
+    if mask is not None:
+        heads = shape[1] * shape[2]
+        seen = mask.dense(*shape[3:], batch=shape[:1], heads=heads).expand(shape[0], heads, *shape[3:]).reshape(shape)
+        seen = seen.numpy()
+    output = torch.Size((*query.shape[:-1], value.shape[-1]))
+    above = torch.linspace(-1, 1, output.numel()).view(output).numpy().astype(np.longdouble)
+    met = np.tanh(query[..., None, :] + key[:, :, None, None])
+    scores = np.where(seen, met @ vector, -np.inf)
+    peak = scores.max(-1, keepdims=True)
+    weights = np.exp(scores - np.where(np.isfinite(peak), peak, 0))
+    weights = weights / np.where(seen.any(-1, keepdims=True), weights.sum(-1, keepdims=True), 1)
+    slopes = above @ np.swapaxes(value, -1, -2)[:, :, None]
+    slopes = weights * (slopes - (weights * slopes).sum(-1, keepdims=True))
+    return torch.from_numpy((slopes[..., None] * met).sum((0, 1, 2, 3, 4)).astype(np.float64))
+
+
 def assert_equals_the_definition(inputs, **choices):
     dtype = inputs[0].dtype
     output, gradients = both(inputs, dtype, "additive", **choices)
     exact, exact_gradients = both(inputs, torch.float64, "reference", **choices)
+    if dtype == torch.float64:
+        exact_gradients = (*exact_gradients[:3], gradient_of_vector(inputs, **choices))
     plain_dtype = torch.float32 if dtype == torch.float64 else dtype
     plain, plain_gradients = both(inputs, plain_dtype, "reference", **choices)
     assert_within(output, exact, plain, inputs[2], what="output")

@@ -1,113 +1,19 @@
-"""Kernels compile once, say so, and need no disk; their threads survive nesting, forks, errors and the end."""
+"""Kernels compile once, say so, and need no disk."""
 
 import logging
-import multiprocessing
 import os
 import re
 import subprocess
 import sys
 import textwrap
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from qkv.backends.compiled import in_parallel, kernel
+from qkv.backends.compiled import kernel
 
 SOURCE = Path(__file__).parents[2] / "src"
-
-
-@pytest.fixture(params=[1, 2, 5])
-def threads(request):
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
-
-
-def test_every_part_is_taken_once(threads):
-    taken = np.zeros(1000, dtype=int)
-
-    def work(part):
-        taken[part] += 1
-
-    in_parallel(work, 1000)
-    assert (taken == 1).all()
-    in_parallel(work, 0)
-    assert taken.sum() == 1000
-
-
-def test_as_many_threads_as_torch_says(threads):
-    if threads > (os.cpu_count() or 1):
-        pytest.skip("the pool holds no more threads than there are processors")
-    seen, meet = set(), threading.Barrier(threads)
-
-    def work(part):
-        meet.wait(timeout=30)
-        seen.add(threading.get_ident())
-
-    in_parallel(work, threads)
-    assert len(seen) == threads and threading.get_ident() in seen
-
-
-def test_calls_nest(threads):
-    total = np.zeros((6, 7), dtype=int)
-
-    def outer(row):
-        in_parallel(lambda column: total.__setitem__((row, column), 1), 7)
-
-    in_parallel(outer, 6)
-    assert total.all()
-
-
-def test_several_python_threads_call_at_once(threads):
-    total = np.zeros((8, 50), dtype=int)
-
-    def caller(row):
-        in_parallel(lambda part: total.__setitem__((row, part), total[row, part] + 1), 50)
-
-    callers = [threading.Thread(target=caller, args=(row,)) for row in range(8)]
-    for each in callers:
-        each.start()
-    for each in callers:
-        each.join(timeout=30)
-    assert (total == 1).all()
-
-
-def test_the_first_error_reaches_the_caller(threads):
-    taken = []
-
-    def work(part):
-        taken.append(part)
-        if part == 3:
-            raise ValueError("part 3")
-        time.sleep(0.001)
-
-    with pytest.raises(ValueError, match="part 3"):
-        in_parallel(work, 200)
-    assert len(taken) < 200
-    # The pool is as good as before.
-    in_parallel(taken.append, 5)
-
-
-def _in_a_child(total):
-    torch.set_num_threads(2)
-    in_parallel(lambda part: total.__setitem__(part, 1), len(total))
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_fork_has_threads_of_its_own():
-    in_parallel(lambda part: None, 10)
-    context = multiprocessing.get_context("fork")
-    total = context.Array("i", 50)
-    child = context.Process(target=_in_a_child, args=(total,))
-    child.start()
-    child.join(timeout=30)
-    assert child.exitcode == 0 and all(total)
 
 
 def _script(package: Path, **environment: str) -> subprocess.CompletedProcess:

@@ -19,7 +19,8 @@ from numba import types
 from numba.extending import overload
 from torch import Tensor
 
-from qkv.backends.compiled import in_parallel, kernel
+from qkv.backends.compiled import kernel
+from qkv.backends.threads import in_parallel
 from qkv.core.dropout import threshold
 
 CHUNKS = 16

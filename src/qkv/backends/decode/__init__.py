@@ -168,8 +168,8 @@ def _fold(call: Call) -> Tensor:
 
 def _attend(call: Call) -> Tensor:
     """Attend part by part by the kernel, and merge."""
-    from qkv.backends.compiled import in_parallel
     from qkv.backends.decode import kernel
+    from qkv.backends.threads import in_parallel
 
     grid, found, live = call.grid, _dot(call), _live(call)
     assert found is not None

@@ -8,11 +8,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from qkv.backends.compiled import in_parallel
-from qkv.backends.stream import numba
 from qkv.backends.stream.bands import TILE, Band, Bands, Cut
 from qkv.backends.stream.learned import four, make_learnt, sum_learnt
 from qkv.backends.stream.tile import Tile
+from qkv.backends.threads import in_parallel
 from qkv.core.dropout import threshold
 from qkv.core.types import Bias, Grid, Mask
 from qkv.positions.dense import DenseBias
@@ -55,6 +54,8 @@ def forward(
     Float[Tensor, "batch heads queries"],
 ]:
     """Attend; also give each row's peak and Σ exp(score − peak)."""
+    from qkv.backends.stream import numba
+
     output = query.new_zeros(*query.shape[:-1], value.shape[-1])
     peak = query.new_full(query.shape[:-1], -torch.inf)
     total = query.new_zeros(query.shape[:-1])
@@ -89,6 +90,8 @@ def backward(
     held: list[Tensor],
 ) -> tuple[Tensor, ...]:
     """Give the gradients of query, key and value, and of what the bias holds, from those of output and log total."""
+    from qkv.backends.stream import numba
+
     above = above.contiguous()
     delta = (above * output).sum(-1).sub_(above_rest)
     share = torch.where(total != 0, 1 / total, 0)
