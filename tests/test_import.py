@@ -20,8 +20,11 @@ def test_no_module_hides_a_public_name():
     script = """
 import importlib, pkgutil, types, qkv
 for module in pkgutil.walk_packages(qkv.__path__, "qkv."):
-    if module.name != "qkv.__main__":
-        importlib.import_module(module.name)
+    try:
+        if module.name != "qkv.__main__":
+            importlib.import_module(module.name)
+    except ModuleNotFoundError as error:
+        assert error.name == "triton", error  # which only torch's CUDA builds bring
 for name in qkv.__all__:
     assert name in dir(qkv), name
     assert not isinstance(getattr(qkv, name), types.ModuleType), name
