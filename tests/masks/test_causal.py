@@ -85,6 +85,7 @@ def test_an_offset_that_holds_nothing_is_refused() -> None:
             torch.tensor([1.0]),
             "causal: offset must hold integers; got torch.float32 (one position for each batch row)",
         ),
+        (torch.tensor([1]).to_sparse(), "causal: offset must be a dense tensor; got torch.sparse_coo (.to_dense())"),
     ],
 )
 def test_an_offset_of_another_kind_is_refused(offset: object, message: str) -> None:

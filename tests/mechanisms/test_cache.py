@@ -285,6 +285,11 @@ def test_what_does_not_fit_the_cache(make, other, kind, text):
             "RaggedCache: key must have the batch [1]; got [2, 2, 3, 4]",
         ),
         (
+            lambda: filled(RaggedCache(torch.tensor([1, 2], device="meta"), 3)),
+            errors.KindError,
+            "RaggedCache: lengths must hold numbers, as the query on cpu does; got a meta tensor",
+        ),
+        (
             lambda: filled(filled(RaggedCache(torch.tensor([1, 4]), 4))),
             errors.ArgumentError,
             "RaggedCache: new keys must end with the prompts, at 4, or before; got 6 (then go on in a new call)",

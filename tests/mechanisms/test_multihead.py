@@ -249,6 +249,11 @@ def test_repr_tells_the_choices():
             "MultiHead: x must have the weights' dtype torch.float32; got torch.float64 (module.to(torch.float64))",
         ),
         (
+            lambda: MultiHead(8, 2)(torch.ones(2, 5, 8).to_sparse()),
+            errors.KindError,
+            "MultiHead: x must be a dense tensor; got torch.sparse_coo (.to_dense())",
+        ),
+        (
             lambda: MultiHead(8, 2)(torch.ones(2, 5, 8), cache=5),
             errors.KindError,
             "MultiHead: cache must be a cache of qkv; got 5 (such as qkv.Cache())",

@@ -32,3 +32,10 @@ def test_what_is_no_mask():
     with pytest.raises(KindError) as raised:
         pairs_seen("f", torch.ones(2, 4), torch.ones(3, 4), "causal")
     assert str(raised.value) == "f: mask must be a boolean tensor or a mask of qkv; got 'causal' (such as qkv.causal())"
+
+
+@pytest.mark.unhooked
+def test_what_is_not_dense():
+    with pytest.raises(KindError) as raised:
+        with_head("f", query=torch.ones(2, 4).to_sparse())
+    assert str(raised.value) == "f: query must be a dense tensor; got torch.sparse_coo (.to_dense())"

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from qkv.core.checks import autocasts, check_floats, check_rate
-from qkv.core.types import Bias, Grid, Mask, Score, Selection
+from qkv.core.types import FLOATS, Bias, Grid, Mask, Score, Selection
 from qkv.errors import KindError, ShapeError, must
 
 
@@ -67,6 +67,15 @@ def make_call(
 def check_floating(function: str, query: Tensor, key: Tensor, value: Tensor) -> None:
     """Raise unless query, key and value are floating tensors with heads and positions."""
     for name, tensor in (("query", query), ("key", key), ("value", value)):
+        if (
+            isinstance(tensor, Tensor)
+            and tensor.dtype in FLOATS
+            and tensor.ndim > 2
+            and tensor.layout is torch.strided
+            and not tensor.is_nested
+        ):
+            # The common case, told at once.
+            continue
         check_input(function, name, tensor)
 
 

@@ -102,9 +102,9 @@ def check_offset_kind(function: str, offset: object) -> None:
             raise ArgumentError(must(function, "offset", "lie between -2^31 and 2^31", shown(offset)))
         return
     if isinstance(offset, Tensor):
-        if is_integer(offset):
-            return
-        raise KindError(must(function, "offset", "hold integers", offset.dtype, "one position for each batch row"))
+        if not is_integer(offset):
+            raise KindError(must(function, "offset", "hold integers", offset.dtype, "one position for each batch row"))
+        return check_dense(function, "offset", offset)
     raise KindError(must(function, "offset", "be an integer or a tensor of integers", type(offset).__name__))
 
 
@@ -124,10 +124,10 @@ def check_batch(function: str, argument: str, tensor: Tensor, grid: Grid) -> Non
     check_held(function, argument, tensor, grid)
 
 
-def check_held(function: str, argument: str, tensor: Tensor, grid: Grid) -> None:
+def check_held(function: str, argument: str, tensor: Tensor, query: Grid | Tensor) -> None:
     """Raise KindError if a tensor holds nothing (it is on meta) where the query holds numbers."""
-    if tensor.device.type == "meta" != grid.device.type:
-        raise KindError(must(function, argument, f"hold numbers, as the query on {grid.device} does", "a meta tensor"))
+    if tensor.device.type == "meta" != query.device.type:
+        raise KindError(must(function, argument, f"hold numbers, as the query on {query.device} does", "a meta tensor"))
 
 
 def check_lengths(function: str, argument: str, lengths: Tensor, most: int, what: str) -> None:

@@ -24,8 +24,8 @@ settle()
 MOST = 1 << 31
 """Integers that qkv is given (widths, steps, offsets) are smaller than this, so that their sums and products fit."""
 
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-"""The dtypes that qkv computes with."""
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+"""The dtypes that qkv computes with, the commonest first."""
 
 Summary: TypeAlias = tuple[Tensor, ...]
 """What a selection must know of a whole row: tensors [*batch, heads, rows], a handful of numbers a row."""

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from qkv.core.call import check_input
-from qkv.core.checks import check_dense, check_lengths, check_whole, is_integer
+from qkv.core.checks import check_dense, check_held, check_lengths, check_whole, is_integer
 from qkv.errors import ArgumentError, KindError, ShapeError, UnsupportedError, must
 from qkv.masks.algebra import Mask
 from qkv.masks.padding import padding
@@ -207,6 +207,7 @@ class RaggedCache(KeyValueCache):
 
     def _check(self, key: Tensor, value: Tensor) -> None:
         super()._check(key, value)
+        check_held("RaggedCache", "lengths", self.lengths, key)
         if key.shape[:-3] != self.lengths.shape:
             raise ShapeError(must("RaggedCache", "key", f"have the batch {list(self.lengths.shape)}", list(key.shape)))
         if self.seen < self.width < self.seen + key.shape[-2]:

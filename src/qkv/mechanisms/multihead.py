@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from qkv.attention import attend, attend_with_map
 from qkv.core.card import Card
-from qkv.core.checks import check_dtype, check_part, check_rate, check_whole, check_width
+from qkv.core.checks import check_dense, check_dtype, check_part, check_rate, check_whole, check_width
 from qkv.core.map import AttentionMap
 from qkv.core.types import Bias, Score, Selection
 from qkv.errors import ArgumentError, KindError, ShapeError, UnsupportedError, must
@@ -159,6 +159,7 @@ class MultiHead(nn.Module):
         for name, tensor, linear in (("x", x, self.query), ("memory", x if memory is None else memory, self.key)):
             if not isinstance(tensor, Tensor):
                 raise KindError(must("MultiHead", name, "be a tensor", type(tensor).__name__))
+            check_dense("MultiHead", name, tensor)
             if tensor.ndim < 2:
                 raise ShapeError(
                     must("MultiHead", name, "have the shape [*batch, positions, width]", list(tensor.shape))

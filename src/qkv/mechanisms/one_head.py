@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from qkv.core.checks import check_device, check_floats, check_whole
+from qkv.core.checks import check_dense, check_device, check_floats, check_whole
 from qkv.core.types import Grid, Mask
 from qkv.errors import KindError, ShapeError, must
 from qkv.masks.dense import dense_mask
@@ -25,6 +25,7 @@ def with_head(function: str, **tensors: Tensor) -> list[Tensor]:
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             raise KindError(must(function, name, "be a tensor", type(tensor).__name__))
+        check_dense(function, name, tensor)
         if tensor.ndim < 2:
             raise ShapeError(must(function, name, "have the shape [*batch, positions, width]", list(tensor.shape)))
         batch = tensors[first].shape[:-2]
