@@ -20,6 +20,13 @@ from qkv.backends.stream.bands import plan_bands
 from qkv.errors import UnsupportedError
 
 HEADS, QUERIES, KEYS = 4, 60, 90
+
+
+@pytest.fixture(autouse=True)
+def small_cases_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "FEWEST_PAIRS", 0)
+
+
 LENGTHS = torch.tensor([37, 90])
 
 
@@ -214,7 +221,10 @@ def test_bands_skip_what_the_mask_hides() -> None:
 @pytest.mark.parametrize(
     ("choices", "reason"),
     [
-        ({}, "PyTorch's own attention is as fast without dropout, a cap, a sink, or a bias that is large or learns"),
+        (
+            {},
+            "PyTorch's own attention is as fast without dropout, cap, sink, or many pairs with a bias or two widths",
+        ),
         ({"select": qkv.sparsemax()}, "it selects by softmax alone, with a sink or not, not by sparsemax()"),
         (
             {"score": qkv.Additive(6, 6, 4).double()},

@@ -24,9 +24,8 @@ from qkv.core.types import CappedPair, DotPair, Summary, wide
 from qkv.selections.sink import Sink
 from qkv.selections.soft import Softmax
 
-
 FEWEST_PAIRS = 128 * 128
-"""Pairs a head from which a bias is better not spelled out."""
+"""Pairs a head from which PyTorch's slow path, or a bias spelled out, costs more than the tiles."""
 
 
 def refuses(call: Call) -> str | None:
@@ -42,7 +41,7 @@ def refuses(call: Call) -> str | None:
     if 0 in (*call.query.shape, *call.key.shape, *call.value.shape):
         return "there are no pairs, or no features"
     if not _pays(call):
-        return "PyTorch's own attention is as fast without dropout, a cap, a sink, or a bias that is large or learns"
+        return "PyTorch's own attention is as fast without dropout, cap, sink, or many pairs with a bias or two widths"
     return None
 
 
@@ -57,9 +56,10 @@ def _pays(call: Call) -> bool:
     """Say whether PyTorch's fused attention does not express a call, or takes its slow path."""
     pair = call.score.pair(call.query.shape[-1], call.key.shape[-1])
     beyond = call.dropout > 0 or isinstance(call.select, Sink) or isinstance(pair, CappedPair)
-    # A dense mask with a bias in it is cheap to make while it is small.
-    large = call.bias is not None and call.grid.queries * call.grid.keys >= FEWEST_PAIRS
-    return beyond or pair.dim != call.value.shape[-1] or bool(_held(call)) or _rounds(call) or large
+    # PyTorch's slow path, and a dense mask with a bias in it, cost little while they are small.
+    large = call.grid.queries * call.grid.keys >= FEWEST_PAIRS
+    slow = call.bias is not None or pair.dim != call.value.shape[-1]
+    return beyond or _rounds(call) or (slow and large)
 
 
 def _held(call: Call) -> tuple[Tensor, ...]:
