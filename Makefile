@@ -24,8 +24,8 @@ demo: $(BASE) $(MODEL) ## see a pretrained BERT attend to three sentences
 	@echo "demo: one word, three meanings, through a pretrained BERT"
 	@mkdir -p demo
 	.venv/bin/qkv see \
-		"Mickey Mouse is my favourite Disney character." \
 		"The cat chased a small grey mouse into its hole." \
+		"Mickey Mouse is my favourite Disney character." \
 		"Click the left button of the mouse to open the file." \
 		--word mouse --out demo/index.html
 
