@@ -162,7 +162,7 @@ def planning() -> Case:
         blocks = some.cover().unflatten(-1, (-1, 128)).any(-1)
         assert torch.equal(blocks, theirs().to_dense()[0, 0].bool())
 
-    return Case("planning, 4,096 × 4,096", lambda: mask.runs(128, grid), {"create_block_mask": theirs}, agree)
+    return Case("planning, 4,096 × 4,096", lambda: mask.runs(128, grid), {"create_block_mask": theirs}, agree, calls=5)
 
 
 def statistics_of_a_map() -> Case:

@@ -17,7 +17,7 @@ FUSED = (DECODE, SEGMENTS, STREAM, FLEX, SDPA, ADDITIVE)
 """The fast paths, the fastest first."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Plan:
     """The backend chosen, and the reason of each faster one that refused."""
 
@@ -32,9 +32,10 @@ def make_plan(function: str, call: Call, impl: str = "auto") -> Plan:
     """
     if impl == PLAIN.name:
         return Plan(PLAIN, ())
+    any_ = impl in ("auto", "fused")
     refused: list[tuple[str, str]] = []
     for backend in FUSED:
-        if impl in ("auto", "fused", backend.name):
+        if any_ or impl == backend.name:
             reason = backend.refuses(call)
             if reason is None:
                 return Plan(backend, tuple(refused))

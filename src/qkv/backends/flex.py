@@ -52,7 +52,7 @@ def refuses(call: Call) -> str | None:
     """Say what of a call FlexAttention does not express, or why it would not pay, or None."""
     if call.grid.device.type != "cuda":
         return f"it runs on CUDA, not on {call.grid.device}"
-    pair = call.score.pair(call.query.shape[-1], call.key.shape[-1])
+    pair = call.pair
     if not isinstance(_innermost(pair), DotPair):
         return f"it scores by dot products alone, softly capped or not, not by {call.score}"
     if isinstance(pair, DotPair) and call.bias is None and (call.mask is None or square_causal(call)):
@@ -119,7 +119,7 @@ def attend(call: Call, flex: Flex) -> Tensor:
     if plan.present is not None:
         query, key, value = hide_rows(query, key, value, *plan.present)
     query, key = call.score.prepare(query, key)
-    pair = call.score.pair(call.query.shape[-1], call.key.shape[-1])
+    pair = call.pair
     innermost, features = _innermost(pair), value.shape[-1]
     assert isinstance(innermost, DotPair)
     key = key.expand(*value.shape[:-1], key.shape[-1])

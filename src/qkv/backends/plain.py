@@ -7,7 +7,7 @@ from qkv.core.call import Call
 
 def _cost(call: Call) -> Cost:
     # Scores, weights and (with a mask) what may meet are each written and read.
-    pair = call.score.pair(call.query.shape[-1], call.key.shape[-1])
+    pair = call.pair
     return dense_cost(call, all_pairs(call), 2 + (call.mask is not None) + pair.held)
 
 

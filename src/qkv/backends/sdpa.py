@@ -7,14 +7,14 @@ from torch.nn import functional as F
 from qkv.core.backend import Backend, Cost, all_pairs, dense_cost
 from qkv.core.call import Call, exact
 from qkv.core.reference import hide, visible
-from qkv.core.types import DotPair, Pair
+from qkv.core.types import DotPair
 from qkv.masks.causal import Causal
 from qkv.selections.soft import Softmax
 
 
 def refuses(call: Call) -> str | None:
     """Say what of a call SDPA does not express exactly, or None."""
-    if not isinstance(_pair(call), DotPair):
+    if not isinstance(call.pair, DotPair):
         return f"it scores by dot products alone, not by {call.score}"
     if not isinstance(call.select, Softmax):
         return f"it selects by softmax alone, not by {call.select}"
@@ -27,10 +27,6 @@ def refuses(call: Call) -> str | None:
     return None
 
 
-def _pair(call: Call) -> Pair:
-    return call.score.pair(call.query.shape[-1], call.key.shape[-1])
-
-
 def _dtype(call: Call) -> torch.dtype:
     """Tell what SDPA runs in. On the CPU float16 is no faster than float32, and the weights would be rounded to it."""
     slow = call.query.dtype == torch.float16 and call.grid.device.type == "cpu"
@@ -40,7 +36,7 @@ def _dtype(call: Call) -> torch.dtype:
 def run(call: Call) -> tuple[Tensor, None]:
     """Call SDPA, with a dense mask where there is a mask or a bias; rows that see nothing become 0."""
     query, key, value = call.query, call.key, call.value
-    pair = _pair(call)
+    pair = call.pair
     assert isinstance(pair, DotPair)
     if call.bias is None and (call.mask is None or square_causal(call)):
         query, key = call.score.prepare(query, key)

@@ -5,6 +5,7 @@ piece is one call of PyTorch's flash attention on overlapping strided views; pie
 The backward pass goes over the same pieces with the merged output and logsumexp, which is exact.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ WORTH = 0.7
 """Share of the pairs computed, above which one masked call is as good."""
 
 WORKSPACE = 8 << 20
-"""Bytes of key gradients that a call of the backward pass may make before they are added up."""
+"""Bytes that one call of flash attention may make, forward or backward."""
 
 _FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 _BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
@@ -46,7 +47,7 @@ def refuses(call: Call) -> str | None:
     query, grid = call.query, call.grid
     if grid.device.type != "cpu":
         return f"it runs on the CPU, not on {grid.device}"
-    if not isinstance(call.score.pair(query.shape[-1], call.key.shape[-1]), DotPair):
+    if not isinstance(call.pair, DotPair):
         return f"it scores by dot products alone, not by {call.score}"
     if not isinstance(call.select, Softmax):
         return f"it selects by softmax alone, not by {call.select}"
@@ -76,7 +77,7 @@ def run(call: Call) -> tuple[Tensor, Summary | None]:
     instead = _gives_way(call)
     if instead is not None:
         return instead[0].run(call)
-    pair = call.score.pair(query.shape[-1], key.shape[-1])
+    pair = call.pair
     assert isinstance(pair, DotPair)
     if pieces.fill or not isinstance(call.score, Dot):
         query, key, value = hide_rows(query, key, value, _lead(pieces.sees, call), _lead(pieces.shown, call))
@@ -140,30 +141,38 @@ def forward(
     output = torch.zeros_like(query, dtype=wide(query.dtype))
     level = torch.full_like(output[..., :1], -torch.inf)
     for piece in pieces.pieces:
-        part, height = _FORWARD(
-            _rows(query, piece),
-            _keys(key, piece),
-            _keys(value, piece),
-            0.0,
-            False,
-            attn_mask=_tile(piece, query),
-            scale=scale,
-        )
-        height = height.unsqueeze(-1)
-        if piece.blind is not None:
-            # The flash kernel says 0 where it should say −inf.
-            height = torch.where(piece.blind[:, None], -torch.inf, height)
-            part = torch.where(piece.blind[:, None], 0, part)
-        into, onto = _rows(output, piece), _rows(level, piece)
-        if piece.first:
-            into.copy_(part)
-            onto.copy_(height)
-        else:
-            both = torch.logaddexp(onto, height)
-            both_ = torch.where(both > -torch.inf, both, 0)
-            into.copy_(into * (onto - both_).exp() + part * (height - both_).exp())
-            onto.copy_(both)
+        ours = [_rows(x, piece) for x in (query, output, level)]
+        theirs = [_keys(x, piece) for x in (key, value)]
+        for some in _lanes(piece, ours[0]):
+            queries, into, onto = (x[some] for x in ours)
+            keys, values = (x[some] for x in theirs)
+            part, height = _FORWARD(queries, keys, values, 0.0, False, attn_mask=_tile(piece, query), scale=scale)
+            height = height.unsqueeze(-1)
+            if piece.blind is not None:
+                # The flash kernel says 0 where it should say −inf.
+                height = torch.where(piece.blind[:, None], -torch.inf, height)
+                part = torch.where(piece.blind[:, None], 0, part)
+            _merge(into, onto, part, height, piece.first)
     return output.to(query.dtype), level
+
+
+def _merge(into: Tensor, onto: Tensor, part: Tensor, height: Tensor, first: bool) -> None:
+    """Write a part's output and logsumexp, or merge them with what is there."""
+    if first:
+        into.copy_(part)
+        onto.copy_(height)
+        return
+    both = torch.logaddexp(onto, height)
+    finite = torch.where(both > -torch.inf, both, 0)
+    into.copy_(into * (onto - finite).exp() + part * (height - finite).exp())
+    onto.copy_(both)
+
+
+def _lanes(piece: Piece, rows: Float[Tensor, "lanes blocks rows dim"]) -> Iterator[slice]:
+    """Take a few lanes at a time: what a call makes then stays in the cache, and in memory that the allocator keeps."""
+    longest = max(piece.keys, piece.rows)
+    lanes = max(1, WORKSPACE // (piece.blocks * longest * rows.shape[-1] * rows.element_size()))
+    yield from (slice(at, at + lanes) for at in range(0, rows.shape[0], lanes))
 
 
 def backward(
@@ -183,10 +192,7 @@ def backward(
     for piece in pieces.pieces:
         ours = [_rows(x, piece) for x in (gradient, query, output, level)]
         theirs = [_keys(x, piece) for x in (key, value)]
-        # A few lanes at a time: gradients that stay in the cache, and in memory that the allocator keeps.
-        lanes = max(1, WORKSPACE // (piece.blocks * piece.keys * key.shape[-1] * key.element_size()))
-        for at in range(0, ours[0].shape[0], lanes):
-            some = slice(at, at + lanes)
+        for some in _lanes(piece, ours[1]):
             above, queries, out, height = (x[some] for x in ours)
             keys, values = (x[some] for x in theirs)
             parts = _BACKWARD(

@@ -37,7 +37,7 @@ class Backend:
 
 def dense_cost(call: Call, pairs: int, stored: int) -> Cost:
     """Count `pairs` scored and weighed, with `stored` numbers a pair written to memory and read back."""
-    pair = call.score.pair(call.query.shape[-1], call.key.shape[-1])
+    pair = call.pair
     # A multiply and an add for each feature of a score and of a value; for additive scores the tanh counts as one more.
     flops = pairs * (2 * pair.dim + (pair.held > 1) * 2 * pair.dim + 2 * call.value.shape[-1] + 5)
     ends = call.query.numel() + call.key.numel() + call.value.numel()

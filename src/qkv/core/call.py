@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from qkv.core.checks import autocasts, check_floats, check_rate
-from qkv.core.types import FLOATS, Bias, Grid, Mask, Score, Selection
+from qkv.core.types import FLOATS, Bias, Grid, Mask, Pair, Score, Selection
 from qkv.errors import KindError, ShapeError, must
 
 
@@ -24,6 +24,7 @@ class Call:
     select: Selection
     dropout: float
     grid: Grid
+    pair: Pair
 
     @property
     def group(self) -> int:
@@ -61,7 +62,8 @@ def make_call(
     if mask is not None:
         mask.check(grid)
     select.check(grid)
-    return Call(query, key, value, score, bias, mask, select, dropout, grid)
+    pair = score.pair(shape[-1], key.shape[-1])
+    return Call(query, key, value, score, bias, mask, select, dropout, grid, pair)
 
 
 def check_floating(function: str, query: Tensor, key: Tensor, value: Tensor) -> None:

@@ -323,12 +323,11 @@ def make_map(call: Call, kept: Summary | None = None) -> AttentionMap:
     query, key = call.query, call.key
     if sees is not None and shown is not None:
         query, key, _ = hide_rows(query, key, key, sees, shown)
-    pair = call.score.pair(query.shape[-1], key.shape[-1])
     query, key = call.score.prepare(query, key)
     kept = tuple(part.detach() for part in kept) if kept is not None and call.select.keeps else None
-    parts = (query, key, pair, call.bias, call.mask, call.select)
+    parts = (query, key, call.pair, call.bias, call.mask, call.select)
     versions = tuple((tensor, tensor._version) for part in parts for tensor in tensors_of(part))
-    return AttentionMap(query, key, pair, call.bias, call.mask, call.select, call.grid, kept, versions)
+    return AttentionMap(query, key, call.pair, call.bias, call.mask, call.select, call.grid, kept, versions)
 
 
 def tensors_of(part: object) -> Iterator[Tensor]:

@@ -24,7 +24,7 @@ def attend(call: Call) -> tuple[Float[Tensor, "*batch heads queries value"], Sum
     seen = visible(call.mask, bias, rows, columns, grid)
     query, key, value = hide(call.query, call.key, call.value, seen)
     query, key = call.score.prepare(query, key)
-    pair = call.score.pair(call.query.shape[-1], call.key.shape[-1])
+    pair = call.pair
     with exact(grid.device):
         scores = score_tile(pair, query, key, bias, seen)
         summary = call.select.summary(scores)

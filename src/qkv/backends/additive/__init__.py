@@ -30,7 +30,7 @@ def refuses(call: Call) -> str | None:
     """Say what of a call the kernels do not express, or None."""
     if call.grid.device.type != "cpu":
         return f"it runs on the CPU, not on {call.grid.device}"
-    pair = call.score.pair(call.query.shape[-1], call.key.shape[-1])
+    pair = call.pair
     if not isinstance(pair, AdditivePair):
         return f"it scores by v · tanh(q + k) alone, not by {call.score}"
     if not isinstance(call.select, Softmax):
@@ -61,7 +61,7 @@ def run(call: Call) -> tuple[Tensor, None]:
         sees, shown = tiles.sees(grid.queries), tiles.shown(grid.keys)
         query, key, value = hide_rows(query, key, value, _lead(sees, call), _lead(shown, call))
     query, key = call.score.prepare(query, key)
-    pair = call.score.pair(call.query.shape[-1], call.key.shape[-1])
+    pair = call.pair
     assert isinstance(pair, AdditivePair)
     dtype = wide(query.dtype)
     # Each lane is a key head, its rows the queries of all the heads that share it.

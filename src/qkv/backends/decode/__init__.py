@@ -73,7 +73,7 @@ def refuses(call: Call) -> str | None:
 
 def _dot(call: Call) -> tuple[DotPair, float] | None:
     """Give the pair and its cap (0 for none) if it is a dot product."""
-    pair = call.score.pair(call.query.shape[-1], call.key.shape[-1])
+    pair = call.pair
     pair, cap = (pair.inner, pair.cap) if isinstance(pair, CappedPair) else (pair, 0.0)
     return (pair, cap) if isinstance(pair, DotPair) else None
 

@@ -36,25 +36,25 @@ def refuses(call: Call) -> str | None:
         return f"it scores by dot products alone, softly capped or not, not by {call.score}"
     if not isinstance(call.select, Softmax | Sink):
         return f"it selects by softmax alone, with a sink or not, not by {call.select}"
+    if not _pays(call):
+        return "PyTorch's own attention is as fast without dropout, cap, sink, or many pairs with a bias or two widths"
     if not all(map(readable, (call.query, call.key, call.value))):
         return "its tiles are cut by plain Python, which torch.compile, torch.func and fake tensors cannot follow"
     if 0 in (*call.query.shape, *call.key.shape, *call.value.shape):
         return "there are no pairs, or no features"
-    if not _pays(call):
-        return "PyTorch's own attention is as fast without dropout, cap, sink, or many pairs with a bias or two widths"
     return None
 
 
 def _dot(call: Call) -> tuple[DotPair, float] | None:
     """Give the pair and its cap (0 for none) if it is a dot product."""
-    pair = call.score.pair(call.query.shape[-1], call.key.shape[-1])
+    pair = call.pair
     pair, cap = (pair.inner, pair.cap) if isinstance(pair, CappedPair) else (pair, 0.0)
     return (pair, cap) if isinstance(pair, DotPair) else None
 
 
 def _pays(call: Call) -> bool:
     """Say whether PyTorch's fused attention does not express a call, or takes its slow path."""
-    pair = call.score.pair(call.query.shape[-1], call.key.shape[-1])
+    pair = call.pair
     beyond = call.dropout > 0 or isinstance(call.select, Sink) or isinstance(pair, CappedPair)
     # PyTorch's slow path, and a dense mask with a bias in it, cost little while they are small.
     large = call.grid.queries * call.grid.keys >= FEWEST_PAIRS
