@@ -92,8 +92,10 @@ def test_which_of_the_two(monkeypatch: pytest.MonkeyPatch) -> None:
     qkv.attend(*inputs(), mask=qkv.causal(), impl="decode")
     qkv.attend(*inputs(), mask=qkv.window(9), impl="decode")
     monkeypatch.setattr(decode, "BEYOND_CACHES", 1)
-    qkv.attend(*inputs(torch.bfloat16), impl="decode")
-    assert chosen == ["_fold", "_fold", "_attend", "_fold", "_attend", "_attend"]
+    for threads in (1, 2):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        qkv.attend(*inputs(torch.bfloat16), impl="decode")
+    assert chosen == ["_fold", "_fold", "_attend", "_fold", "_attend", "_attend", "_fold"]
 
 
 @pytest.mark.usefixtures("kernel_alone")

@@ -81,12 +81,14 @@ def _dot(call: Call) -> tuple[DotPair, float] | None:
 def _folds(call: Call) -> bool:
     """Say whether every key is seen and matrix products read as fast as the kernel.
 
-    float16 they would round the weights to; bfloat16 from memory the kernel reads faster, for up to four rows.
+    float16 they would round the weights to; bfloat16 from memory the kernel reads faster, for up to four rows, on one
+    thread: with more, torch's workers spin after their own work and keep the cores from the kernel's.
     """
     found, rows, dtype = _dot(call), call.grid.queries * call.group, call.query.dtype
     if not _sees_all(call) or found is None or found[1] or found[0].dim != call.value.shape[-1]:
         return False
-    read = 1 < rows <= 4 and call.key.numel() + call.value.numel() >= BEYOND_CACHES
+    alone = torch.get_num_threads() == 1
+    read = alone and 1 < rows <= 4 and call.key.numel() + call.value.numel() >= BEYOND_CACHES
     return dtype == torch.float32 or (dtype == torch.bfloat16 and not read)
 
 
