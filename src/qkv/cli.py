@@ -45,6 +45,7 @@ def main() -> None:
 
 
 def print_version(asked: bool) -> None:
+    """Print the version and leave, if asked."""
     if asked:
         print(f"qkv {version('qkv')}")
         raise typer.Exit()

@@ -56,6 +56,7 @@ def run(call: Call) -> tuple[Tensor, None]:
 
 
 def square_causal(call: Call) -> bool:
+    """Say whether the mask is what PyTorch's own `is_causal` means."""
     square = call.grid.queries == call.grid.keys
     return square and isinstance(call.mask, Causal) and (call.mask.offset is None)
 
