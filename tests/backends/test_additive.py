@@ -397,3 +397,16 @@ def test_a_mask_is_left_to_the_definition_while_compiling():
 
     whole = torch.compile(attend, fullgraph=True)(query, key, value, vector)
     torch.testing.assert_close(whole, attend(query, key, value, vector))
+
+
+def test_under_vmap_over_what_a_mask_holds_it_gives_way() -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(1, 1, 128, 32, generator=generator) for _ in range(3))
+    score, offsets = qkv.Additive(32, 32, 32), torch.tensor([[0], [-9]])
+
+    def attend(offset: torch.Tensor) -> torch.Tensor:
+        return qkv.attend(query, key, value, score=score, mask=qkv.causal(offset=offset))
+
+    assert qkv.explain(query, key, value, score=score, mask=qkv.causal(offset=offsets[0])).backend == "additive"
+    for one, offset in zip(torch.func.vmap(attend)(offsets), offsets, strict=True):
+        torch.testing.assert_close(one, attend(offset), rtol=1e-4, atol=1e-5)

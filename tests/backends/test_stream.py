@@ -269,3 +269,15 @@ def test_nothing_is_stored_for_a_pair() -> None:
     told = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
     # The pairs are a GiB; an input is 2 MiB.
     assert int(told.stdout) < 48 * 1024
+
+
+def test_under_torch_func_over_what_a_call_holds_it_gives_way() -> None:
+    query, key, value = tensors(value=6)
+    bias = numbers(QUERIES, KEYS)
+
+    def loss(bias: Tensor) -> Tensor:
+        return qkv.attend(query, key, value, bias=bias).square().sum()
+
+    expected = bias.clone().requires_grad_()
+    loss(expected).backward()
+    torch.testing.assert_close(torch.func.grad(loss)(bias), expected.grad)

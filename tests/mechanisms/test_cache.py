@@ -1,5 +1,8 @@
 """Caches: step by step and in chunks, attention over the past equals attention over the whole sequence."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 
@@ -321,3 +324,14 @@ def test_gradients_are_refused():
 
 def test_repr():
     assert repr(filled(RollingCache(4))) == "RollingCache(seen=3)"
+
+
+def test_a_copy_of_a_cache_serves_the_layer_that_is_there() -> None:
+    x = torch.randn(1, 3, 8)
+    layer, cache = qkv.MultiHead(8, 2).eval(), qkv.Cache()
+    with torch.no_grad():
+        layer(x, mask=qkv.causal(), cache=cache)
+        for copied in (pickle.loads(pickle.dumps(cache)), copy.deepcopy(cache)):
+            there = copy.deepcopy(layer)
+            expected = layer(x[:, :1], mask=qkv.causal(), cache=copy.deepcopy(cache))
+            torch.testing.assert_close(there(x[:, :1], mask=qkv.causal(), cache=copied), expected)

@@ -18,8 +18,8 @@ from qkv.backends.pieces import Piece, Pieces, plan_pieces
 from qkv.backends.sdpa import SDPA, square_causal
 from qkv.core.backend import Backend, Cost, all_pairs, dense_cost
 from qkv.core.call import Call
-from qkv.core.checks import is_transformed, readable
-from qkv.core.reference import hide_rows, spread_heads
+from qkv.core.checks import are_concrete
+from qkv.core.reference import hide_rows, spread_heads, with_batch
 from qkv.core.types import DotPair, Summary, wide
 from qkv.scores.dot import Dot
 from qkv.selections.soft import Softmax
@@ -57,7 +57,7 @@ def refuses(call: Call) -> str | None:
         return "it has no dropout"
     if query.dtype == torch.float16:
         return "on the CPU float16 rounds the weights"
-    if is_transformed() or not readable(query):
+    if not are_concrete(query):
         return "its pieces are cut by plain Python, which torch.compile, torch.func and fake tensors cannot follow"
     if grid.queries * grid.keys < FEWEST_PAIRS or 0 in (*query.shape, *call.value.shape):
         return f"{grid.queries} × {grid.keys} pairs a head are too few to cut"
@@ -80,7 +80,7 @@ def run(call: Call) -> tuple[Tensor, Summary | None]:
     pair = call.pair
     assert isinstance(pair, DotPair)
     if pieces.fill or not isinstance(call.score, Dot):
-        query, key, value = hide_rows(query, key, value, _lead(pieces.sees, call), _lead(pieces.shown, call))
+        query, key, value = hide_rows(query, key, value, with_batch(pieces.sees, grid), with_batch(pieces.shown, grid))
     query, key = call.score.prepare(query, key)
     width, features = query.shape[-1], value.shape[-1]
     key, value = spread_heads(key, call.group), spread_heads(value, call.group)
@@ -98,12 +98,6 @@ def run(call: Call) -> tuple[Tensor, Summary | None]:
 def _pieces(call: Call) -> Pieces:
     assert call.mask is not None
     return plan_pieces(call.mask, call.grid, TRAINING_BLOCK if call.needs_gradient else BLOCK)
-
-
-def _lead(flags: Tensor, call: Call) -> Tensor:
-    """Give flags [batch or 1, heads or 1, positions] the call's own batch dimensions."""
-    batch = call.grid.batch if flags.shape[0] > 1 else (1,) * len(call.grid.batch)
-    return flags.reshape(*batch, *flags.shape[1:])
 
 
 def _gives_way(call: Call) -> tuple[Backend, str] | None:

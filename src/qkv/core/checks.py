@@ -26,6 +26,11 @@ def is_transformed() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
+def are_concrete(*tensors: Tensor) -> bool:
+    """Say whether plain code may read these tensors and whatever else a call holds: a mask, a bias, a score."""
+    return not is_transformed() and all(map(readable, tensors))
+
+
 def autocasts(device: torch.device) -> bool:
     """Say whether autocast is on for a device; not every kind of device knows it (meta does not)."""
     return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)

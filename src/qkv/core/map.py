@@ -233,7 +233,7 @@ class AttentionMap:
 
     def _tile(self, rows: Tensor, columns: Tensor) -> Float[Tensor, "*batch heads rows columns"]:
         """Weigh some rows at some columns: by their kept summary, or reading them whole where a gradient needs that."""
-        if self.kept is None or self._rows(rows[:1])[0].requires_grad:
+        if self.kept is None or (torch.is_grad_enabled() and self._rows(rows[:1])[0].requires_grad):
             parts = (self._rows(some)[0][..., columns] for some in self._split_rows(rows))
         else:
             kept = self.kept

@@ -85,6 +85,12 @@ def hide_rows(
     )
 
 
+def with_batch(flags: Bool[Tensor, "batch heads positions"], grid: Grid) -> Bool[Tensor, "*batch2 heads positions"]:
+    """Give flags, whose batch and heads may be 1 where all are alike, the grid's own batch dimensions."""
+    batch = grid.batch if flags.shape[0] > 1 else (1,) * len(grid.batch)
+    return flags.reshape(*batch, *flags.shape[1:])
+
+
 def by_key_head(shown: Bool[Tensor, "*lead keys"], heads: int, key_heads: int) -> Bool[Tensor, "*lead2 keys"]:
     """Join what the query heads of each key head are shown."""
     if shown.ndim < 2 or shown.shape[-2] == 1 or heads == key_heads:

@@ -127,11 +127,12 @@ def _look(reading: Reading, layer: int | None, head: int | None, word: Sequence[
     if not allowed.any():
         best = min(among, key=lambda one: one.entropy)
         return Look(measured, telling(measured), best.layer, best.head, word[0] if word else None, "the sharpest")
-    peaks = [torch.where(allowed, reading.weights(one.layer)[one.head], -1) for one in among]
-    best, peak = max(zip(among, peaks, strict=True), key=lambda pair: pair[1].max().item())
-    query, key = divmod(int(peak.argmax()), len(is_word))
+    layers = sorted({one.layer for one in among})
+    peaks = {number: torch.where(allowed, reading.weights(number), -1).flatten(1).max(-1) for number in layers}
+    best = max(among, key=lambda one: peaks[one.layer].values[one.head].item())
+    query, key = divmod(int(peaks[best.layer].indices[best.head]), len(is_word))
     names = (printable(reading.labels[token]) for token in (query, key))
-    why = f"{'→'.join(names)} {peak.max().item():.0%}"
+    why = f"{'→'.join(names)} {peaks[best.layer].values[best.head]:.0%}"
     return Look(measured, telling(measured), best.layer, best.head, query, why)
 
 

@@ -36,6 +36,10 @@ class KeyValueCache(ABC):
         self.value: Tensor | None = None
         self._layer: weakref.ref | None = None
 
+    def __getstate__(self) -> dict[str, object]:
+        # A copy elsewhere serves the layer that is there.
+        return self.__dict__ | {"_layer": None}
+
     def serve(self, layer: object) -> None:
         """Belong to a layer from its first call on. Raises: ArgumentError if it belongs to another."""
         if self._layer is None:

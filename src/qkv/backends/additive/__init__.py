@@ -6,15 +6,15 @@ The backward pass scores each tile again. Custom operators of torch carry both, 
 from typing import Any
 
 import torch
-from jaxtyping import Bool
 from torch import Tensor
 from torch.autograd import forward_ad
 
 from qkv.backends.additive.tiles import Tiles, plan_tiles
 from qkv.core.backend import Backend, Cost, dense_cost
 from qkv.core.call import Call, exact
+from qkv.core.checks import is_transformed
 from qkv.core.dropout import draw_seed, streams
-from qkv.core.reference import hide_rows
+from qkv.core.reference import hide_rows, with_batch
 from qkv.core.types import AdditivePair, wide
 from qkv.errors import UnsupportedError, must
 from qkv.selections.soft import Softmax
@@ -46,7 +46,7 @@ def refuses(call: Call) -> str | None:
         return f"{call.grid.queries} × {call.grid.keys} pairs of {pair.dim} features are too few to pay"
     if torch.compiler.is_compiling():
         return None if call.mask is None else "torch.compile cannot follow how a mask is cut into tiles"
-    if any(torch._C._functorch.is_functorch_wrapped_tensor(x) for x in (call.query, call.key, call.value)):
+    if is_transformed():
         return "torch.func cannot look into its kernels"
     if forward_ad._current_level >= 0:
         return "forward-mode differentiation cannot look into its kernels"
@@ -59,7 +59,7 @@ def run(call: Call) -> tuple[Tensor, None]:
     tiles = _tiles(call)
     if call.mask is not None:
         sees, shown = tiles.sees(grid.queries), tiles.shown(grid.keys)
-        query, key, value = hide_rows(query, key, value, _lead(sees, call), _lead(shown, call))
+        query, key, value = hide_rows(query, key, value, with_batch(sees, grid), with_batch(shown, grid))
     query, key = call.score.prepare(query, key)
     pair = call.pair
     assert isinstance(pair, AdditivePair)
@@ -85,12 +85,6 @@ def run(call: Call) -> tuple[Tensor, None]:
 
 def _tiles(call: Call) -> Tiles:
     return plan_tiles(call.mask, call.grid)
-
-
-def _lead(flags: Bool[Tensor, "batch heads positions"], call: Call) -> Tensor:
-    """Give flags, whose batch and heads may be 1, the call's own batch dimensions."""
-    batch = call.grid.batch if flags.shape[0] > 1 else (1,) * len(call.grid.batch)
-    return flags.reshape(*batch, *flags.shape[1:])
 
 
 @torch.library.custom_op("qkv::additive_attention", mutates_args=())

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from qkv.core.backend import Backend, Cost
 from qkv.core.call import Call, exact
-from qkv.core.checks import readable
+from qkv.core.checks import are_concrete
 from qkv.core.types import CappedPair, DotPair
 from qkv.masks.causal import Causal
 from qkv.scores.dot import Dot
@@ -60,7 +60,7 @@ def refuses(call: Call) -> str | None:
         return "it has no dropout"
     if call.needs_gradient or (torch.is_grad_enabled() and not _is_fixed(call)) or forward_ad._current_level >= 0:
         return "it gives no gradients (with torch.no_grad(): ...)"
-    if not all(map(readable, (call.query, call.key, call.value))):
+    if not are_concrete(call.query, call.key, call.value):
         return "it reads memory itself, which torch.compile, torch.func and fake tensors cannot follow"
     if 0 in (*call.query.shape, *call.key.shape, *call.value.shape):
         return "there are no pairs, or no features"

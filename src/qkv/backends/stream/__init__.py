@@ -16,7 +16,7 @@ from qkv.backends.stream.learned import learned
 from qkv.backends.stream.tiles import Task, backward, forward
 from qkv.core.backend import Backend, Cost, dense_cost
 from qkv.core.call import Call, exact
-from qkv.core.checks import readable
+from qkv.core.checks import are_concrete
 from qkv.core.dropout import draw_seed, streams
 from qkv.core.map import reach
 from qkv.core.reference import hide_rows, spread_heads
@@ -38,7 +38,7 @@ def refuses(call: Call) -> str | None:
         return f"it selects by softmax alone, with a sink or not, not by {call.select}"
     if not _pays(call):
         return "PyTorch's own attention is as fast without dropout, cap, sink, or many pairs with a bias or two widths"
-    if not all(map(readable, (call.query, call.key, call.value))):
+    if not are_concrete(call.query, call.key, call.value):
         return "its tiles are cut by plain Python, which torch.compile, torch.func and fake tensors cannot follow"
     if 0 in (*call.query.shape, *call.key.shape, *call.value.shape):
         return "there are no pairs, or no features"
