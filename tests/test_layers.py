@@ -10,13 +10,24 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src"
 
 CHOICES = {"scores", "positions", "masks", "selections"}
-ATTENTION = {"errors", "files", "core", "backends", "plan", "attention", "explanation", "mechanisms"} | CHOICES
+ATTENTION = {
+    "errors",
+    "files",
+    "folders",
+    "core",
+    "backends",
+    "plan",
+    "attention",
+    "explanation",
+    "mechanisms",
+} | CHOICES
 EVERYTHING = ATTENTION | {"models", "text", "training", "lens", "labs", "integrations"}
 
 # Each part of the package, and the other parts it may import.
 MAY_IMPORT = {
     "errors": set(),
     "files": {"errors"},
+    "folders": {"errors"},
     "core": {"errors"},
     **{choice: {"errors", "core"} for choice in CHOICES},
     "backends": {"errors", "core"} | CHOICES,
@@ -25,8 +36,8 @@ MAY_IMPORT = {
     "explanation": {"errors", "core", "backends", "plan", "attention"} | CHOICES,
     "mechanisms": ATTENTION - {"mechanisms"},
     "models": ATTENTION,
-    "text": ATTENTION,
-    "training": ATTENTION,
+    "text": {"errors", "files", "folders", "core"},
+    "training": ATTENTION | {"models", "text"},
     "lens": {"errors", "files", "core", "attention"},
     "labs": EVERYTHING - {"labs", "integrations"},
     "integrations": EVERYTHING - {"labs", "integrations"},

