@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from qkv.lens.page import View, write_page
+from qkv.lens.page import Image, View, write_page
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -117,6 +117,47 @@ def test_hovering_the_map_shows_a_cell_a_row_or_a_column(visit):
     assert_shows(bars(page), expected(weights[:, 2], WORDS))
     page.mouse.move(5, 5)
     page.wait_for_function("() => document.getElementById('row-name').innerText.startsWith('mickey')")
+
+
+def test_a_translation_shows_what_each_word_looks_at(visit):
+    source, target = [*"猫追老鼠。", "</s>"], ["<s>", "The", "cat", "chases", "a", "mouse", "."]
+    weights = softmax((1, 2, 7, 6), 3)
+    page = visit([View("猫追老鼠。", target, weights, keys=source)])
+    page.locator('#tokens .token[data-token="2"]').hover()
+    assert_shows(bars(page), expected(weights[0, 0, 2], source))
+    page.locator('#keys-seen .token[data-token="3"]').click()
+    assert page.locator("#row-name").inner_text().split() == ["Who", "looks", "at", "鼠"]
+    assert_shows(bars(page), expected(weights[0, 0, :, 3], target))
+    page.keyboard.press("ArrowLeft")
+    assert_shows(bars(page), expected(weights[0, 0, :, 2], target))
+    over_cell(page, 6, 5)
+    label, number = page.locator("#reading").inner_text().rsplit(None, 1)
+    assert label == ". → </s>" and abs(float(number.rstrip("%")) - 100 * weights[0, 0, 6, 5]) < 0.007
+    assert page.locator("#image").is_hidden()
+
+
+def test_a_caption_shows_where_it_looks_in_the_picture(visit):
+    weights = np.zeros((1, 1, 2, 6), np.float32)
+    weights[0, 0, 0, 1] = weights[0, 0, 1, 5] = 1
+    image = Image(np.full((20, 30), 0.5), rows=2, columns=3)
+    page = visit([View("two words", ["two", "words"], weights, keys=list("abcdef"), image=image)])
+    assert page.locator("#keys-seen").is_hidden()
+    brightest = """() => {
+        const canvas = document.getElementById("image"), context = new OffscreenCanvas(canvas.width, canvas.height)
+            .getContext("2d", { willReadFrequently: true }), sums = [];
+        context.drawImage(canvas, 0, 0);
+        for (let part = 0; part < 6; part++) {
+            const x = ((part % 3) + 0.5) * canvas.width / 3, y = (Math.floor(part / 3) + 0.5) * canvas.height / 2;
+            sums.push(context.getImageData(x, y, 1, 1).data.slice(0, 3).reduce((a, b) => a + b));
+        }
+        return sums.indexOf(Math.max(...sums));
+    }"""
+    assert page.evaluate(brightest) == 1
+    page.locator('#tokens .token[data-token="1"]').click()
+    assert page.evaluate(brightest) == 5
+    box = page.locator("#image").bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 6, box["y"] + box["height"] * 0.75)
+    page.wait_for_function("() => document.getElementById('reading').innerText.startsWith('words → d')")
 
 
 def test_the_keyboard_chooses_layer_head_cell_and_sentence(visit):

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from qkv.errors import ArgumentError, FileError, KindError, ShapeError
-from qkv.lens.page import View, render_page, write_page
+from qkv.lens.page import Image, View, render_page, write_page
 
 HOSTILE = [
     "</script><img src=x onerror=alert(1)>",
@@ -74,14 +74,14 @@ def data_of(page):
 
 def decode(view_data):
     """The weights as page.js sees them."""
-    tokens = len(view_data["tokens"])
+    queries, keys = len(view_data["tokens"]), len(view_data["keys"] or view_data["tokens"])
     heads = []
     for packed, step in zip(view_data["packed"], view_data["steps"], strict=True):
         planes = np.frombuffer(zlib.decompress(base64.b64decode(packed), -15), np.uint8).astype(np.int64)
-        size = tokens * tokens
+        size = queries * keys
         numbers = planes[:size] + (256 * planes[size:] if len(planes) > size else 0)
-        heads.append(numbers.reshape(tokens, tokens).T * step)
-    return np.stack(heads).reshape(view_data["layers"], view_data["heads"], tokens, tokens)
+        heads.append(numbers.reshape(keys, queries).T * step)
+    return np.stack(heads).reshape(view_data["layers"], view_data["heads"], queries, keys)
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 7, 64, 130])
@@ -92,6 +92,43 @@ def test_weights_come_back_within_the_stated_error(tokens, spread):
     data = data_of(render_page([view(tokens, weights=weights)], title="t"))["views"][0]
     assert np.abs(decode(data) - weights).max() <= data["error"] < 2e-5
     assert (decode(data)[0, 0, 0] == 0).all()
+
+
+@pytest.mark.parametrize("queries, keys", [(1, 3), (90, 4), (4, 90), (80, 130)])
+def test_a_target_looks_at_a_source(queries, keys):
+    weights, names = softmax((2, 2, queries, keys)), [f"k{i}" for i in range(keys)]
+    data = data_of(render_page([view(queries, weights=weights, keys=names)], title="t"))["views"][0]
+    assert data["keys"] == names
+    assert np.abs(decode(data) - weights).max() <= data["error"] < 2e-5
+
+
+def test_a_picture_comes_back():
+    pixels = softmax((4, 6))
+    image = Image(pixels, rows=2, columns=3)
+    data = data_of(render_page([view(5, weights=softmax((1, 1, 5, 6)), keys=list("abcdef"), image=image)], title="t"))
+    packed = data["views"][0]["image"]
+    bytes_ = np.frombuffer(base64.b64decode(packed["pixels"]), np.uint8).reshape(packed["height"], packed["width"])
+    assert (packed["rows"], packed["columns"]) == (2, 3)
+    assert np.abs(bytes_ / 255 - pixels).max() <= 0.5 / 255 + 1e-7
+
+
+@pytest.mark.parametrize(
+    ("image", "error", "text"),
+    [
+        (Image(np.zeros((2, 2, 3)), 2, 3), ShapeError, r"Image: pixels must be floating point \[height, width\]"),
+        (Image(np.zeros((2, 2), int), 2, 3), ShapeError, r"Image: pixels must be floating point .* got int64 \[2, 2\]"),
+        (Image(np.full((2, 2), 2.0), 2, 3), ArgumentError, "Image: pixels must lie between 0 and 1; got 2.0 to 2.0"),
+        (Image(np.full((2, 2), np.nan), 2, 3), ArgumentError, "Image: pixels must lie between 0 and 1; got nan to nan"),
+        (
+            Image(np.zeros((2, 2)), 2, 2),
+            ShapeError,
+            "Image: rows × columns must have a part for each of the 6 keys; got 2 × 2",
+        ),
+    ],
+)
+def test_pictures_that_are_refused(image, error, text):
+    with pytest.raises(error, match=text):
+        render_page([view(5, weights=softmax((1, 1, 5, 6)), keys=list("abcdef"), image=image)], title="t")
 
 
 def test_a_small_budget_costs_exactness_and_says_so():
@@ -209,7 +246,7 @@ def test_a_write_killed_half_way_leaves_the_old_page(tmp_path):
     old = path.read_bytes()
     program = (
         "import os, sys, numpy as np\n"
-        "from qkv.lens.page import View, write_page\n"
+        "from qkv.lens.page import Image, View, write_page\n"
         "os.fsync = lambda handle: os._exit(9)\n"
         "write_page(sys.argv[1], [View('new', ['a'], np.ones((1, 1, 1, 1), 'f4'))], title='new')\n"
     )
@@ -265,7 +302,11 @@ def nan():
             ShapeError,
             r"View: weights must be \[layers, heads, 5, 5\]; got \[1, 4, 5\] in layer 0",
         ),
-        ({"weights": softmax((1, 5, 5))}, ShapeError, r"got \[5, 5\] in layer 0 \(one row and one column per token\)"),
+        (
+            {"weights": softmax((1, 5, 5))},
+            ShapeError,
+            r"got \[5, 5\] in layer 0 \(a row for each token, a column for each key\)",
+        ),
         (
             {"weights": [softmax((2, 5, 5)), softmax((1, 5, 5))]},
             ShapeError,

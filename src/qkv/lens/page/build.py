@@ -31,10 +31,23 @@ SAMPLED = 8
 GENERATOR = '<meta name="generator" content="qkv">'
 LONGEST_TOKEN = 200
 LONGEST_TITLE = 20_000
+LARGEST_IMAGE = 1 << 20
 
 
 class PageExistsError(FileError, FileExistsError):
     """The path holds a file that qkv did not write."""
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """A grey picture whose parts are what a model looks at: a grid of rows × columns, row by row.
+
+    `pixels` is an array [height, width] with values from 0, black, to 1, white.
+    """
+
+    pixels: np.ndarray
+    rows: int
+    columns: int
 
 
 @dataclass(frozen=True)
@@ -45,6 +58,8 @@ class View:
     [heads, queries, keys] per layer, which may compute a layer each time it is asked for it (twice, seldom more).
     `start` is the (layer, head) that is open first and `query` the token whose row is, all counted from 0 (None: the
     first word). `unknown` numbers the tokens that the model's vocabulary does not hold.
+
+    `keys` names what the tokens look at, where that is not the tokens themselves: a source, or the parts of an `image`.
     """
 
     title: str
@@ -53,6 +68,13 @@ class View:
     start: tuple[int, int] = (0, 0)
     query: int | None = None
     unknown: Sequence[int] = ()
+    keys: Sequence[str] | None = None
+    image: Image | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """How many queries there are, and how many keys."""
+        return len(self.tokens), len(self.tokens if self.keys is None else self.keys)
 
 
 def render_page(views: Iterable[View], *, title: str, subtitle: str = "", budget: int = 2_850_000) -> str:
@@ -176,6 +198,8 @@ def _pack_view(view: View, budget: int) -> dict[str, Any]:
     return {
         "title": _cut(view.title, LONGEST_TITLE),
         "tokens": [_cut(token, LONGEST_TOKEN) for token in view.tokens],
+        "keys": None if view.keys is None else [_cut(key, LONGEST_TOKEN) for key in view.keys],
+        "image": None if view.image is None else _pack_image(view.image),
         "layers": measured.layers,
         "heads": measured.heads,
         "start": list(view.start),
@@ -188,6 +212,25 @@ def _pack_view(view: View, budget: int) -> dict[str, Any]:
     }
 
 
+def _check_image(image: Image, keys: int) -> None:
+    pixels = np.asarray(image.pixels)
+    if pixels.ndim != 2 or not 0 < pixels.size <= LARGEST_IMAGE or not np.issubdtype(pixels.dtype, np.floating):
+        rule = f"be floating point [height, width], at most {LARGEST_IMAGE:,} pixels"
+        raise ShapeError(must("Image", "pixels", rule, f"{pixels.dtype} {list(pixels.shape)}"))
+    if not (pixels.min() >= 0 and pixels.max() <= 1):
+        raise ArgumentError(must("Image", "pixels", "lie between 0 and 1", f"{pixels.min()} to {pixels.max()}"))
+    if image.rows * image.columns != keys or min(image.rows, image.columns) < 1:
+        rule = f"have a part for each of the {keys} keys"
+        raise ShapeError(must("Image", "rows × columns", rule, f"{image.rows} × {image.columns}"))
+
+
+def _pack_image(image: Image) -> dict[str, Any]:
+    pixels = np.rint(255 * np.asarray(image.pixels)).astype(np.uint8)
+    height, width = pixels.shape
+    grid = {"width": width, "height": height, "rows": image.rows, "columns": image.columns}
+    return grid | {"pixels": base64.b64encode(pixels.tobytes()).decode()}
+
+
 def _measure(view: View) -> _Heads:
     tokens, layers = len(view.tokens), len(view.weights)
     if not tokens:
@@ -195,7 +238,11 @@ def _measure(view: View) -> _Heads:
     if not layers:
         shape = "[layers, heads, queries, keys]"
         raise ShapeError(must("View", "weights", "hold at least one layer", "none", shape))
-    stride = SAMPLED if tokens >= 8 * SAMPLED else 1
+    if view.image is not None:
+        _check_image(view.image, view.shape[1])
+    if not view.shape[1]:
+        raise ShapeError(must("View", "keys", "hold at least one key", "none"))
+    stride = SAMPLED if min(view.shape) >= 8 * SAMPLED else 1
     found = _Heads(layers, 0, [], [], [], stride)
     counts = [0] * layers
     for layer, head in _heads(view):
@@ -235,24 +282,24 @@ def _fit(view: View, measured: _Heads, budget: int) -> tuple[list[str], list[flo
                 break
         else:
             return packed, steps
-    need = f"hold {measured.layers} layers of {measured.heads} heads over {len(view.tokens)} tokens"
+    need = f"hold {measured.layers} layers of {measured.heads} heads over {max(view.shape)} tokens"
     fix = "allow more, or pass fewer tokens or heads"
     raise ArgumentError(must("render_page", "budget", need, f"{budget} bytes", fix))
 
 
 def _heads(view: View) -> Iterator[tuple[int, np.ndarray]]:
     """Each head's layer and its matrix as float32, checked."""
-    tokens = len(view.tokens)
+    queries, keys = view.shape
     for index in range(len(view.weights)):
         layer = np.asarray(view.weights[index])
-        if layer.ndim != 3 or layer.shape[0] == 0 or layer.shape[1:] != (tokens, tokens):
+        if layer.ndim != 3 or layer.shape[0] == 0 or layer.shape[1:] != (queries, keys):
             raise ShapeError(
                 must(
                     "View",
                     "weights",
-                    f"be [layers, heads, {tokens}, {tokens}]",
+                    f"be [layers, heads, {queries}, {keys}]",
                     f"{list(layer.shape)} in layer {index}",
-                    "one row and one column per token",
+                    "a row for each token, a column for each key",
                 )
             )
         if not np.issubdtype(layer.dtype, np.floating):

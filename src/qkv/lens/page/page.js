@@ -24,8 +24,10 @@
       hint: "Hover over a cell or a token, or tap it.",
       grid: (view, layer, head) =>
         `${view.layers} layers of ${view.heads} heads as small maps. Open: layer ${layer}, head ${head}. Arrow keys choose another.`,
-      map: (layer, head, count) =>
-        `Attention of layer ${layer}, head ${head}: ${count} queries down, ${count} keys across. Arrow keys move from cell to cell.`,
+      map: (layer, head, queries, keys) =>
+        `Attention of layer ${layer}, head ${head}: ${queries} queries down, ${keys} keys across. Arrow keys move from cell to cell.`,
+      image: "The picture: the brighter a part, the more it is looked at.",
+      keysSeen: "What is looked at",
       legend: (top) => `Shades from 0 to ${top} and above`,
       back: { layer: "Previous layer", head: "Previous head" }, on: { layer: "Next layer", head: "Next head" },
       zoomIn: "Zoom in", zoomOut: "Zoom out", zoomFit: "Fit the whole map", toDark: "Switch to dark", toLight: "Switch to light",
@@ -46,7 +48,9 @@
       query: "查询 ↓", key: "键 →",
       hint: "将指针移到格子或词元上，或轻触它。",
       grid: (view, layer, head) => `${view.layers} 层，每层 ${view.heads} 头的缩略图。当前：第 ${layer} 层第 ${head} 头。用方向键切换。`,
-      map: (layer, head, count) => `第 ${layer} 层第 ${head} 头的注意力：纵向 ${count} 个查询，横向 ${count} 个键。用方向键逐格移动。`,
+      map: (layer, head, queries, keys) => `第 ${layer} 层第 ${head} 头的注意力：纵向 ${queries} 个查询，横向 ${keys} 个键。用方向键逐格移动。`,
+      image: "图像：越亮之处越受关注。",
+      keysSeen: "被关注的部分",
       legend: (top) => `色阶从 0 到 ${top} 及以上`,
       back: { layer: "上一层", head: "上一头" }, on: { layer: "下一层", head: "下一头" },
       zoomIn: "放大", zoomOut: "缩小", zoomFit: "显示整幅图", toDark: "切换到深色", toLight: "切换到浅色",
@@ -91,7 +95,7 @@
 
   const decode = async (view, index) => {
     const planes = await unpack(view.packed[index]);
-    const size = view.tokens.length ** 2;
+    const queries = view.tokens.length, keys = (view.keys ?? view.tokens).length, size = queries * keys;
     let numbers = planes;
     if (planes.length === 2 * size) {
       numbers = new Uint16Array(size);
@@ -101,7 +105,7 @@
     const top = view.peaks[index] || 1;
     const shades = new Uint8Array(planes.length === 2 * size ? 65536 : 256);
     for (let i = 0; i < shades.length; i++) shades[i] = Math.round(255 * Math.sqrt(Math.min(1, (i * step) / top)));
-    return { numbers, step, top, shades, count: view.tokens.length };
+    return { numbers, step, top, shades, queries, keys };
   };
 
   const headAt = (view, index) => {
@@ -111,9 +115,9 @@
   };
   const index = () => state.layer * state.view.heads + state.head;
   const open = () => state.view.ready?.[index()];
-  const weight = (head, query, key) => head.numbers[key * head.count + query] * head.step;
+  const weight = (head, query, key) => head.numbers[key * head.queries + query] * head.step;
   const vector = (head, { query, key }) =>
-    Array.from({ length: head.count }, (_, i) => (query >= 0 ? weight(head, query, i) : weight(head, i, key)));
+    Array.from({ length: query >= 0 ? head.keys : head.queries }, (_, i) => (query >= 0 ? weight(head, query, i) : weight(head, i, key)));
 
   const percent = (value) => {
     const digits = state.view.error < 5e-5 ? 2 : 1;
@@ -125,22 +129,22 @@
 
   // A pixel lies half-way between the mean and the darkest shade it covers: a thin line stays visible in a
   // small map and an even grey stays grey.
-  const pool = (head, size) => {
-    const { numbers, shades, count } = head;
-    const shaded = new Uint8Array(size * size);
-    const edge = (i) => Math.floor((i * count) / size);
-    for (let x = 0; x < size; x++) {
-      const keyEnd = Math.max(edge(x) + 1, edge(x + 1));
-      for (let y = 0; y < size; y++) {
-        const queryStart = edge(y), queryEnd = Math.max(queryStart + 1, edge(y + 1));
+  const pool = (head, width, height) => {
+    const { numbers, shades, queries, keys } = head;
+    const shaded = new Uint8Array(width * height);
+    const column = (i) => Math.floor((i * keys) / width), row = (i) => Math.floor((i * queries) / height);
+    for (let x = 0; x < width; x++) {
+      const keyEnd = Math.max(column(x) + 1, column(x + 1));
+      for (let y = 0; y < height; y++) {
+        const queryStart = row(y), queryEnd = Math.max(queryStart + 1, row(y + 1));
         let most = 0, sum = 0;
-        for (let key = edge(x); key < keyEnd; key++)
-          for (let i = key * count + queryStart; i < key * count + queryEnd; i++) {
+        for (let key = column(x); key < keyEnd; key++)
+          for (let i = key * queries + queryStart; i < key * queries + queryEnd; i++) {
             const shade = shades[numbers[i]];
             sum += shade;
             if (shade > most) most = shade;
           }
-        shaded[y * size + x] = (most + sum / ((keyEnd - edge(x)) * (queryEnd - queryStart))) / 2;
+        shaded[y * width + x] = (most + sum / ((keyEnd - column(x)) * (queryEnd - queryStart))) / 2;
       }
     }
     return shaded;
@@ -187,11 +191,11 @@
       on: (i) => ((dark ? i > 140 : i < 128) ? "#14161c" : "#ffffff"),
     };
   };
-  const picture = (shaded, size) => {
-    const image = new ImageData(size, size);
+  const picture = (shaded, width, height) => {
+    const image = new ImageData(width, height);
     const pixels = new Uint32Array(image.data.buffer);
     for (let i = 0; i < shaded.length; i++) pixels[i] = colour.pixels[shaded[i]];
-    const canvas = make("canvas", { width: size, height: size });
+    const canvas = make("canvas", { width, height });
     canvas.getContext("2d").putImageData(image, 0, 0);
     return canvas;
   };
@@ -231,8 +235,8 @@
     context.fillStyle = colour.surface;
     context.fillRect(x, y, size, size);
     if (head) {
-      if (head.thumb?.size !== size) head.thumb = { size, shaded: pool(head, size) };
-      context.drawImage(picture(head.thumb.shaded, size), x, y);
+      if (head.thumb?.size !== size) head.thumb = { size, shaded: pool(head, size, size) };
+      context.drawImage(picture(head.thumb.shaded, size, size), x, y);
     }
     const chosen = i === index();
     context.strokeStyle = chosen ? colour.pick : i === state.overHead ? colour.quiet : colour.line;
@@ -296,36 +300,36 @@
   };
 
   const layoutMap = (keep = false) => {
-    const count = state.view.tokens.length, r = ratio(), unit = rem();
+    const { labels, targets } = state.view, r = ratio(), unit = rem();
     const wide = matchMedia("(min-width: 861px)").matches, all = at("main").clientWidth;
     const room = Math.floor(wide ? all * 0.53 : all) - 2;
     const context = map.canvas.getContext("2d");
     context.font = `${unit * 0.82 * r}px ${family}`;
-    const widest = state.view.labels.reduce((most, label) => Math.max(most, context.measureText(shorten(context, label, 11 * unit * r)).width), 0) / r;
+    const widestOf = (names) => names.reduce((most, label) => Math.max(most, context.measureText(shorten(context, label, 11 * unit * r)).width), 0) / r;
+    const widest = widestOf(labels), widestTarget = widestOf(targets);
     const tall = Math.max(18 * unit, wide ? window.innerHeight - 15.5 * unit : Math.min(window.innerHeight * 0.8, room + 2 * unit));
     map.left = Math.ceil(Math.min(widest, room * 0.25, 8.5 * unit) + unit * 1.1);
     map.left = Math.max(map.left, Math.ceil(unit * 3.6));
-    const fitting = (top) => Math.min(5.5 * unit * r, (Math.min(room - map.left, tall - top) * r - 4) / count);
-    map.flat = widest + unit * 0.4 <= fitting(2 * unit) / r;
-    map.top = Math.ceil(map.flat ? 2 * unit : Math.min(widest, room * 0.22, 7 * unit) + unit);
+    const fitting = (top) => Math.min(5.5 * unit * r, ((room - map.left) * r - 4) / targets.length, ((tall - top) * r - 4) / labels.length);
+    map.flat = widestTarget + unit * 0.4 <= fitting(2 * unit) / r;
+    map.top = Math.ceil(map.flat ? 2 * unit : Math.min(widestTarget, room * 0.22, 7 * unit) + unit);
     map.top = Math.max(map.top, Math.ceil(unit * 2.6));
     const free = fitting(map.top);
     map.fit = free >= 1 ? Math.floor(free) : free;
     if (!keep || state.scale < map.fit) state.scale = map.fit;
-    const filled = Math.ceil(map.left + (count * map.fit) / r + 0.4 * unit);
+    const filled = Math.ceil(map.left + (targets.length * map.fit) / r + 0.4 * unit);
     map.scroll.parentElement.style.width = wide ? `${Math.min(room, Math.max(filled, 30 * unit)) + 2}px` : "";
-    map.height = Math.min(Math.ceil(map.top + (count * map.fit) / r + 0.4 * unit), Math.ceil(tall));
+    map.height = Math.min(Math.ceil(map.top + (labels.length * map.fit) / r + 0.4 * unit), Math.ceil(tall));
     map.scroll.style.height = `${map.height + 2}px`;
     placeMap();
   };
 
   const placeMap = () => {
-    const count = state.view.tokens.length, r = ratio();
-    const whole = (count * state.scale) / r;
+    const { labels, targets } = state.view, r = ratio();
     const grown = state.scale > map.fit;
     map.scroll.style.overflow = grown ? "auto" : "hidden";
-    map.space.style.width = grown ? `${Math.ceil(map.left + whole + 4)}px` : "100%";
-    map.space.style.height = grown ? `${Math.ceil(map.top + whole + 4)}px` : "100%";
+    map.space.style.width = grown ? `${Math.ceil(map.left + (targets.length * state.scale) / r + 4)}px` : "100%";
+    map.space.style.height = grown ? `${Math.ceil(map.top + (labels.length * state.scale) / r + 4)}px` : "100%";
     map.context = resize(map.canvas, map.scroll.clientWidth, map.scroll.clientHeight);
     at("out").disabled = at("fit").disabled = !grown;
     at("in").disabled = state.scale >= 64 * r;
@@ -335,26 +339,28 @@
 
   const drawMap = () => {
     const head = open(), { context, canvas } = map, r = ratio(), unit = rem();
-    const count = state.view.tokens.length, scale = state.scale;
+    const { labels, targets } = state.view, scale = state.scale;
     const left = Math.round(map.left * r), top = Math.round(map.top * r);
     const fromX = Math.round(map.scroll.scrollLeft * r), fromY = Math.round(map.scroll.scrollTop * r);
-    const wide = canvas.width - left, high = canvas.height - top, end = count * scale;
+    const wide = canvas.width - left, high = canvas.height - top;
+    const endX = targets.length * scale, endY = labels.length * scale;
     canvas.dataset.left = map.left; canvas.dataset.top = map.top; canvas.dataset.cell = scale / r;
     context.fillStyle = colour.surface;
     context.fillRect(0, 0, canvas.width, canvas.height);
     const first = (from) => Math.max(0, Math.floor(from / scale));
-    const last = (from, length) => Math.min(count, Math.ceil((from + length) / scale));
-    const keys = [first(fromX), last(fromX, wide)], queries = [first(fromY), last(fromY, high)];
+    const last = (from, length, count) => Math.min(count, Math.ceil((from + length) / scale));
+    const keys = [first(fromX), last(fromX, wide, targets.length)], queries = [first(fromY), last(fromY, high, labels.length)];
 
     context.save();
     context.beginPath();
-    context.rect(left, top, Math.min(wide, end - fromX), Math.min(high, end - fromY));
+    context.rect(left, top, Math.min(wide, endX - fromX), Math.min(high, endY - fromY));
     context.clip();
     if (head) {
-      const size = scale >= 1 ? count : Math.max(1, Math.floor(count * scale));
-      if (map.picture?.head !== head || map.picture.size !== size) map.picture = { head, size, image: picture(pool(head, size), size) };
+      const [width, height] = [targets, labels].map(({ length }) => (scale >= 1 ? length : Math.max(1, Math.floor(length * scale))));
+      if (map.picture?.head !== head || map.picture.width !== width)
+        map.picture = { head, width, image: picture(pool(head, width, height), width, height) };
       context.imageSmoothingEnabled = false;
-      context.drawImage(map.picture.image, left - fromX, top - fromY, end, end);
+      context.drawImage(map.picture.image, left - fromX, top - fromY, endX, endY);
       if (scale >= 8 * r) {
         context.fillStyle = colour.surface;
         const line = Math.max(1, Math.round(scale / 40));
@@ -369,7 +375,7 @@
           for (let key = keys[0]; key < keys[1]; key++) {
             const value = Math.round(100 * weight(head, query, key));
             if (!value) continue;
-            context.fillStyle = colour.on(head.shades[head.numbers[key * count + query]]);
+            context.fillStyle = colour.on(head.shades[head.numbers[key * head.queries + query]]);
             context.fillText(String(value), left - fromX + (key + 0.5) * scale, top - fromY + (query + 0.52) * scale);
           }
       }
@@ -379,16 +385,16 @@
     context.lineWidth = line;
     const thick = Math.max(scale, 3 * r);
     const frame = (x, y, width, height) => context.strokeRect(left - fromX + x + line / 2, top - fromY + y + line / 2, width - line, height - line);
-    if (shown.query >= 0) frame(0, shown.query * scale, end, thick);
-    else frame(shown.key * scale, 0, thick, end);
+    if (shown.query >= 0) frame(0, shown.query * scale, endX, thick);
+    else frame(shown.key * scale, 0, thick, endY);
     if (shown.query >= 0 && shown.key >= 0) {
       context.lineWidth = 2 * line;
       frame(shown.key * scale - line / 2, shown.query * scale - line / 2, thick + line, thick + line);
     }
     context.restore();
 
-    const fromKeys = { from: fromX, range: keys, start: left, chosen: shown.key, horizontal: true };
-    const fromQueries = { from: fromY, range: queries, start: top, chosen: shown.query, horizontal: false };
+    const fromKeys = { names: targets, from: fromX, range: keys, start: left, chosen: shown.key, horizontal: true };
+    const fromQueries = { names: labels, from: fromY, range: queries, start: top, chosen: shown.query, horizontal: false };
     drawLabels(fromKeys, left, top);
     drawLabels(fromQueries, left, top);
     context.fillStyle = colour.surface;
@@ -401,7 +407,7 @@
     context.fillText(text().query, left - 0.5 * unit * r, top - 0.45 * unit * r);
   };
 
-  const drawLabels = ({ from, range, start, chosen, horizontal }, left, top) => {
+  const drawLabels = ({ names, from, range, start, chosen, horizontal }, left, top) => {
     const { context, canvas } = map, r = ratio(), unit = rem(), scale = state.scale;
     const size = Math.min(unit * 0.82 * r, Math.max(unit * 0.66 * r, scale * 0.78));
     const stride = Math.max(1, Math.ceil((size * 1.2) / scale));
@@ -414,7 +420,7 @@
     };
     const put = (i, picked) => {
       context.font = `${picked ? 600 : 400} ${size}px ${family}`;
-      const short = shorten(context, state.view.labels[i], space), label = isolated(short);
+      const short = shorten(context, names[i], space), label = isolated(short);
       const stacked = horizontal && !flat && upright.test(short);
       const centre = centreOf(i);
       if (centre < start - scale / 2 || centre > length + scale / 2) return;
@@ -444,13 +450,14 @@
   };
 
   const cellUnder = (event) => {
-    const box = map.canvas.getBoundingClientRect(), r = ratio(), count = state.view.tokens.length;
+    const box = map.canvas.getBoundingClientRect(), r = ratio(), { labels, targets } = state.view;
     const x = event.clientX - box.left, y = event.clientY - box.top;
-    const place = (position, margin, from) => {
+    const place = (position, margin, from, count) => {
       const i = Math.floor(((position - margin + from) * r) / state.scale);
       return position >= margin && i < count ? i : -1;
     };
-    const key = place(x, map.left, map.scroll.scrollLeft), query = place(y, map.top, map.scroll.scrollTop);
+    const key = place(x, map.left, map.scroll.scrollLeft, targets.length);
+    const query = place(y, map.top, map.scroll.scrollTop, labels.length);
     const outside = (x >= map.left && key < 0) || (y >= map.top && query < 0);
     return outside || (key < 0 && query < 0) ? null : { query, key };
   };
@@ -490,29 +497,35 @@
   const drawRow = () => {
     const head = open();
     if (!head) return;
-    const shown = state.hover ?? state.pinned, values = vector(head, shown), labels = state.view.labels;
-    const isRow = shown.query >= 0, anchor = isRow ? shown.query : shown.key;
+    const shown = state.hover ?? state.pinned, values = vector(head, shown), { labels, targets } = state.view;
+    const isRow = shown.query >= 0, seen = isRow ? targets : labels;
     const bdi = (label) => make("bdi", { textContent: label, title: label });
+    const anchor = isRow ? labels[shown.query] : targets[shown.key];
     at("row-name").replaceChildren(
-      ...(isRow ? text().row : text().column)("\0").map((part) => (part === "\0" ? bdi(labels[anchor]) : make("span", { textContent: part }))));
+      ...(isRow ? text().row : text().column)("\0").map((part) => (part === "\0" ? bdi(anchor) : make("span", { textContent: part }))));
 
     const shade = (value) => Math.round(255 * Math.sqrt(Math.min(1, value / head.top)));
-    [...at("tokens").children].forEach((element, i) => {
-      const level = shade(values[i]);
-      element.style.backgroundColor = colour.css[level];
-      element.style.color = colour.on(level);
-      element.setAttribute("aria-selected", i === anchor);
-      element.setAttribute("aria-label", `${labels[i]} ${percent(values[i])}`);
-      element.tabIndex = i === (state.pinned.query >= 0 ? state.pinned.query : state.pinned.key) ? 0 : -1;
-    });
+    const colourTokens = (list, names, chosen, shaded, pinned) =>
+      [...list.children].forEach((element, i) => {
+        const level = shaded ? shade(values[i]) : 0;
+        element.style.backgroundColor = shaded ? colour.css[level] : "";
+        element.style.color = shaded ? colour.on(level) : "";
+        element.setAttribute("aria-selected", i === chosen);
+        element.setAttribute("aria-label", shaded ? `${names[i]} ${percent(values[i])}` : names[i]);
+        element.tabIndex = i === Math.max(0, pinned) ? 0 : -1;
+      });
+    const crossed = state.view.keys !== null, own = ({ query, key }) => (crossed || query >= 0 ? query : key);
+    colourTokens(at("tokens"), labels, own(shown), !crossed || !isRow, own(state.pinned));
+    if (crossed) colourTokens(at("keys-seen"), targets, shown.key, isRow, state.pinned.key);
+    drawImage(values, isRow, shade);
 
     const best = strongest(values, 10), most = best[0][0] || 1;
     at("bars").replaceChildren(...best.map(([value, i]) => {
       const bar = make("i");
       bar.style.width = `${(100 * value) / most}%`;
       bar.style.backgroundColor = colour.css[Math.max(60, shade(value))];
-      const label = bdi(labels[i]);
-      if (labels.indexOf(labels[i]) !== labels.lastIndexOf(labels[i])) label.dataset.position = i;
+      const label = bdi(seen[i]);
+      if (seen.indexOf(seen[i]) !== seen.lastIndexOf(seen[i])) label.dataset.position = i;
       const item = make("li", {}, label, make("span", {}, bar), make("b", { textContent: percent(value) }));
       item.dataset.token = i;
       return item;
@@ -520,10 +533,41 @@
 
     const reading = at("reading");
     if (shown.query >= 0 && shown.key >= 0)
-      reading.replaceChildren(bdi(labels[shown.query]), " → ", bdi(labels[shown.key]), "  ", make("b", { textContent: percent(weight(head, shown.query, shown.key)) }));
+      reading.replaceChildren(bdi(labels[shown.query]), " → ", bdi(targets[shown.key]), "  ", make("b", { textContent: percent(weight(head, shown.query, shown.key)) }));
     else reading.replaceChildren(make("span", { className: "quiet", textContent: text().hint }));
 
     resizeLegend(head);
+  };
+
+  // The picture that the keys are parts of: what is not looked at is veiled.
+  const drawImage = (values, isRow, shade) => {
+    const { image } = state.view;
+    if (!image) return;
+    const canvas = at("image"), r = ratio(), room = at("keys-seen").parentElement.clientWidth;
+    const scale = Math.max(1, Math.floor(Math.min((room * r) / image.width, (18 * rem() * r) / image.height)));
+    const context = resize(canvas, (image.width * scale) / r, (image.height * scale) / r);
+    if (!image.drawn) {
+      const grey = new ImageData(image.width, image.height), letters = atob(image.pixels);
+      for (let i = 0; i < letters.length; i++) grey.data.set([letters.charCodeAt(i), letters.charCodeAt(i), letters.charCodeAt(i), 255], 4 * i);
+      image.drawn = make("canvas", { width: image.width, height: image.height });
+      image.drawn.getContext("2d").putImageData(grey, 0, 0);
+    }
+    context.imageSmoothingEnabled = false;
+    context.drawImage(image.drawn, 0, 0, canvas.width, canvas.height);
+    const width = canvas.width / image.columns, height = canvas.height / image.rows, shown = state.hover ?? state.pinned;
+    for (let key = 0; key < image.rows * image.columns; key++) {
+      const x = (key % image.columns) * width, y = Math.floor(key / image.columns) * height;
+      const level = isRow ? shade(values[key]) / 255 : Number(key === shown.key);
+      context.fillStyle = `rgb(8 10 40 / ${0.72 * (1 - level)})`;
+      context.fillRect(x, y, width + 1, height + 1);
+      context.fillStyle = `rgb(255 177 92 / ${0.42 * level})`;
+      context.fillRect(x, y, width + 1, height + 1);
+    }
+    if (shown.key >= 0) {
+      context.strokeStyle = colour.pick;
+      context.lineWidth = Math.max(2, 2 * r);
+      context.strokeRect((shown.key % image.columns) * width, Math.floor(shown.key / image.columns) * height, width, height);
+    }
   };
 
   const resizeLegend = (head) => {
@@ -542,11 +586,11 @@
   const announce = (headToo) => {
     const head = open();
     if (!head) return;
-    const { query, key } = state.pinned, labels = state.view.labels;
-    const list = strongest(vector(head, state.pinned), 5).map(([value, i]) => `${labels[i]} ${percent(value)}`).join(", ");
+    const { query, key } = state.pinned, { labels, targets } = state.view, seen = query >= 0 ? targets : labels;
+    const list = strongest(vector(head, state.pinned), 5).map(([value, i]) => `${seen[i]} ${percent(value)}`).join(", ");
     const where = headToo ? `${text().layer(state.layer)}, ${text().head(state.head)}. ` : "";
-    const cell = query >= 0 && key >= 0 ? `${text().cell(labels[query], labels[key], percent(weight(head, query, key)))}. ` : "";
-    at("live").textContent = where + cell + (query >= 0 ? text().says(labels[query], list) : text().saysColumn(labels[key], list));
+    const cell = query >= 0 && key >= 0 ? `${text().cell(labels[query], targets[key], percent(weight(head, query, key)))}. ` : "";
+    at("live").textContent = where + cell + (query >= 0 ? text().says(labels[query], list) : text().saysColumn(targets[key], list));
   };
 
   // ---- what changes what
@@ -563,9 +607,15 @@
     state.hover = null;
     state.pinned = place;
     reveal(place);
-    const tokens = at("tokens"), token = tokens.children[place.query >= 0 ? place.query : place.key];
-    const end = token.offsetTop + token.offsetHeight - tokens.clientHeight;
-    tokens.scrollTop = Math.min(token.offsetTop, Math.max(tokens.scrollTop, end));
+    const crossed = state.view.keys !== null;
+    const bring = (list, i) => {
+      const token = list.children[i];
+      if (!token) return;
+      const end = token.offsetTop + token.offsetHeight - list.clientHeight;
+      list.scrollTop = Math.min(token.offsetTop, Math.max(list.scrollTop, end));
+    };
+    bring(at("tokens"), crossed || place.query >= 0 ? place.query : place.key);
+    if (crossed) bring(at("keys-seen"), place.key);
     drawMap();
     drawRow();
     announce(false);
@@ -579,7 +629,7 @@
     const chosen = index();
     at("layer").textContent = text().layer(state.layer);
     at("head").textContent = text().head(state.head);
-    map.scroll.setAttribute("aria-label", text().map(state.layer, state.head, view.tokens.length));
+    map.scroll.setAttribute("aria-label", text().map(state.layer, state.head, view.labels.length, view.targets.length));
     drawGrid();
     await headAt(view, chosen);
     if (view !== state.view || chosen !== index()) return;
@@ -591,21 +641,26 @@
   const show = async (view) => {
     state.view = view;
     view.labels ??= view.tokens.map(visible);
+    view.targets ??= view.keys?.map(visible) ?? view.labels;
     const word = view.labels.findIndex((label) => !/^[[<].*[\]>]$/.test(label));
     state.pinned = { query: view.query ?? Math.max(0, word), key: -1 };
     state.hover = null;
     at("sentence").replaceChildren(make("bdi", { textContent: view.title, title: view.title.slice(0, 2000) }));
     at("views").value = String(page.views.indexOf(view));
-    at("tokens").replaceChildren(...view.labels.map((label, i) => {
-      const token = make("span", { className: "token" }, make("bdi", { textContent: label }));
-      if (view.unknown.includes(i)) {
-        token.classList.add("unknown");
-        token.title = text().unknown(1);
-      }
-      token.setAttribute("role", "option");
-      token.dataset.token = i;
-      return token;
-    }));
+    const crossed = view.keys !== null;
+    for (const [list, names] of [["tokens", view.labels], ["keys-seen", crossed ? view.targets : []]])
+      at(list).replaceChildren(...names.map((label, i) => {
+        const token = make("span", { className: "token" }, make("bdi", { textContent: label }));
+        if (list === "tokens" && view.unknown.includes(i)) {
+          token.classList.add("unknown");
+          token.title = text().unknown(1);
+        }
+        token.setAttribute("role", "option");
+        token.dataset.token = i;
+        return token;
+      }));
+    at("keys-seen").hidden = !crossed || view.image !== null;
+    at("image").hidden = view.image === null;
     [state.layer, state.head] = view.start;
     layout();
     explain();
@@ -643,6 +698,8 @@
     const name = (id, label) => { at(id).setAttribute("aria-label", label); at(id).title = label; };
     name("theme", dark ? t.toLight : t.toDark);
     for (const part of ["layer", "head"]) { name(`${part}-back`, t.back[part]); name(`${part}-on`, t.on[part]); }
+    at("keys-seen").setAttribute("aria-label", t.keysSeen);
+    at("image").setAttribute("aria-label", t.image);
     name("in", t.zoomIn); name("out", t.zoomOut); name("fit", t.zoomFit);
     at("keys").replaceChildren(...t.keys.flatMap((part) =>
       typeof part === "string" ? [part] : part.flatMap((key, i) => [i ? " " : "", make("kbd", { textContent: key })])));
@@ -666,16 +723,25 @@
   const move = (event) => {
     const steps = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
     if (!steps || event.target.matches("select")) return false;
-    const [down, right] = steps, { query, key } = state.pinned, last = state.view.tokens.length - 1;
-    const within = (i) => Math.max(0, Math.min(last, i));
+    const [down, right] = steps, { query, key } = state.pinned, { labels, targets } = state.view;
+    const within = (i, { length }) => Math.max(0, Math.min(length - 1, i));
     if (!event.shiftKey && map.scroll.contains(event.target)) {
-      pin({ query: within((query < 0 ? key : query) + down), key: within((key < 0 ? query : key) + right) });
+      pin({ query: within((query < 0 ? key : query) + down, labels), key: within((key < 0 ? query : key) + right, targets) });
+    } else if (!event.shiftKey && at("keys-seen").contains(event.target)) {
+      const next = within(key + down + right, targets);
+      pin({ query: -1, key: next });
+      at("keys-seen").children[next].focus();
     } else if (!event.shiftKey && at("tokens").contains(event.target)) {
-      const next = within((query >= 0 ? query : key) + down + right);
+      const next = within((query >= 0 ? query : key) + down + right, labels);
       pin({ query: next, key: -1 });
       at("tokens").children[next].focus();
     } else choose(state.layer + down, state.head + right);
     return true;
+  };
+
+  const placeOf = (token) => {
+    const i = Number(token.dataset.token);
+    return at("keys-seen").contains(token) ? { query: -1, key: i } : { query: i, key: -1 };
   };
 
   const press = {
@@ -690,7 +756,7 @@
       if (move(event)) event.preventDefault();
       else if (Object.hasOwn(press, event.key) && !event.target.matches("select")) press[event.key]();
       else if ((event.key === "Enter" || event.key === " ") && event.target.matches(".token")) {
-        pin({ query: Number(event.target.dataset.token), key: -1 });
+        pin(placeOf(event.target));
         event.preventDefault();
       }
     });
@@ -715,17 +781,28 @@
       zoom(event.deltaY < 0 ? 1.25 : 0.8, event);
     }, { passive: false });
 
-    const tokenUnder = (event) => {
-      const token = event.target.closest(".token");
-      return token ? { query: Number(token.dataset.token), key: -1 } : null;
+    for (const list of [at("tokens"), at("keys-seen")]) {
+      const tokenUnder = (event) => {
+        const token = event.target.closest(".token");
+        return token ? placeOf(token) : null;
+      };
+      list.addEventListener("pointerover", (event) => { if (event.pointerType === "mouse") point(tokenUnder(event)); });
+      list.addEventListener("pointerleave", () => point(null));
+      list.addEventListener("click", (event) => { const under = tokenUnder(event); if (under) pin(under); });
+      list.addEventListener("focusin", (event) => {
+        const under = tokenUnder(event);
+        if (under && (under.query !== state.pinned.query || under.key !== state.pinned.key)) pin(under);
+      });
+    }
+    const partUnder = (event) => {
+      const box = at("image").getBoundingClientRect(), { rows, columns } = state.view.image;
+      const part = (from, size, count) => Math.max(0, Math.min(count - 1, Math.floor((from / size) * count)));
+      const row = part(event.clientY - box.top, box.height, rows), column = part(event.clientX - box.left, box.width, columns);
+      return { query: state.pinned.query, key: row * columns + column };
     };
-    at("tokens").addEventListener("pointerover", (event) => { if (event.pointerType === "mouse") point(tokenUnder(event)); });
-    at("tokens").addEventListener("pointerleave", () => point(null));
-    at("tokens").addEventListener("click", (event) => { const under = tokenUnder(event); if (under) pin(under); });
-    at("tokens").addEventListener("focusin", (event) => {
-      const under = tokenUnder(event);
-      if (under && (under.query !== state.pinned.query || state.pinned.key >= 0)) pin(under);
-    });
+    at("image").addEventListener("pointermove", (event) => { if (event.pointerType === "mouse") soon(() => point(partUnder(event))); });
+    at("image").addEventListener("pointerleave", () => soon(() => point(null)));
+    at("image").addEventListener("click", (event) => pin(partUnder(event)));
 
     at("layer-back").onclick = () => choose(state.layer - 1, state.head);
     at("layer-on").onclick = () => choose(state.layer + 1, state.head);
