@@ -1,0 +1,260 @@
+"""A captioner, from top to bottom: its numbers, the grid of features, a step of the decoder, the losses.
+
+    image → convolutions → grid of features a → for each word: attention(h, a) → context → LSTM → next word
+
+Paper: Xu et al. 2015, arXiv:1502.03044 (Show, Attend and Tell).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from qkv.core.checks import check_dtype, check_indices, check_number, check_rate, check_whole
+from qkv.errors import ArgumentError, KindError, ShapeError, must
+from qkv.mechanisms.bahdanau import Annotations, Bahdanau
+from qkv.mechanisms.hard import Choice, HardAttention, MovingBaseline, reinforce
+from qkv.scores.additive import Additive
+
+SHRINK = 4
+"""Each side of the grid of features is this many times shorter than the picture's."""
+
+
+@dataclass(frozen=True)
+class CaptionerConfig:
+    """The numbers of a captioner. `height` and `width` are the picture's, in pixels, multiples of 4.
+
+    `double` is λ of the doubly stochastic regularisation (soft attention), `entropy` λ_e of hard attention.
+
+    Raises: KindError, ArgumentError for a number out of range.
+    """
+
+    vocabulary: int
+    height: int
+    width: int
+    channels: int = 64
+    embedding: int = 64
+    hidden: int = 128
+    attention: int = 64
+    dropout: float = 0.1
+    double: float = 1.0
+    entropy: float = 0.01
+    padding: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("vocabulary", "channels", "embedding", "hidden", "attention"):
+            check_whole("CaptionerConfig", name, getattr(self, name), 1)
+        for name in ("height", "width"):
+            check_whole("CaptionerConfig", name, getattr(self, name), SHRINK)
+            if getattr(self, name) % SHRINK:
+                raise ArgumentError(must("CaptionerConfig", name, f"be a multiple of {SHRINK}", getattr(self, name)))
+        check_rate("CaptionerConfig", "dropout", self.dropout)
+        check_number("CaptionerConfig", "double", self.double, "a finite number")
+        check_number("CaptionerConfig", "entropy", self.entropy, "a finite number")
+        check_whole("CaptionerConfig", "padding", self.padding, 0, "the token that fills a batch up")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the grid of features."""
+        return self.height // SHRINK, self.width // SHRINK
+
+
+def soft(config: CaptionerConfig) -> Bahdanau:
+    """Make soft attention: every place, by its weight."""
+    return Bahdanau(config.hidden, config.channels, config.attention)
+
+
+def hard(config: CaptionerConfig) -> HardAttention:
+    """Make hard attention: one place, drawn by the weights while training, the likeliest otherwise."""
+    return HardAttention(Additive(config.hidden, config.channels, config.attention))
+
+
+Looking: TypeAlias = Bahdanau | HardAttention
+"""What chooses where to look."""
+
+
+class Features(nn.Module):
+    """The picture as a grid of feature vectors, each of a square of some 16 pixels, with its row and column added."""
+
+    def __init__(self, config: CaptionerConfig) -> None:
+        super().__init__()
+        half, whole = max(1, config.channels // 2), config.channels
+        rows, columns = config.grid
+        self.convolutions = nn.Sequential(
+            *_convolve(1, half),
+            *_convolve(half, half),
+            nn.MaxPool2d(2),
+            *_convolve(half, whole),
+            *_convolve(whole, whole),
+            nn.MaxPool2d(2),
+        )
+        self.rows = nn.Parameter(torch.randn(rows, 1, whole) * whole**-0.5)
+        self.columns = nn.Parameter(torch.randn(columns, whole) * whole**-0.5)
+        self.norm = nn.LayerNorm(whole)
+
+    def forward(self, images: Float[Tensor, "batch 1 height width"]) -> Float[Tensor, "batch cells channels"]:
+        """Give the grid row by row."""
+        grid = self.convolutions(images).movedim(1, -1)
+        return self.norm(grid + self.rows + self.columns).flatten(1, 2)
+
+
+def _convolve(inside: int, outside: int) -> tuple[nn.Module, nn.Module]:
+    return nn.Conv2d(inside, outside, 3, padding=1), nn.ReLU()
+
+
+@dataclass(eq=False)
+class Captioning:
+    """Where a caption stands: what is looked at, and the decoder's state. It is advanced in place."""
+
+    memory: Float[Tensor, "rows cells channels"]
+    annotations: Annotations | None
+    hidden: Float[Tensor, "rows hidden"]
+    cell: Float[Tensor, "rows hidden"]
+    weights: list[Float[Tensor, "rows cells"]]
+    """Where each step looked."""
+
+    def reorder(self, rows: Int[Tensor, " rows2"]) -> None:
+        """Let row i become what row `rows[i]` was."""
+        self.memory, self.hidden, self.cell = self.memory[rows], self.hidden[rows], self.cell[rows]
+        self.weights = [row[rows] for row in self.weights]
+        if self.annotations is not None:
+            before = self.annotations
+            self.annotations = Annotations(before.memory[rows], before.key[rows], before.mask, before.score)
+
+
+class Captioner(nn.Module):
+    """Show, attend and tell: at each word a decoder looks at a grid of features of the picture.
+
+    `attention` makes what chooses where: `soft` or `hard`. Soft attention is pressed to look everywhere about once by
+    λ Σᵢ (1 − Σₜ α_ti)² (doubly stochastic). Hard attention learns by REINFORCE, with a moving baseline and an entropy
+    bonus; its reward is the log-likelihood of the words from a choice on, which those before it do not depend on.
+
+    Paper: Xu et al. 2015, arXiv:1502.03044.
+    Cost: the convolutions, O(height·width·channels²); then for each word O(cells·attention).
+    """
+
+    def __init__(self, config: CaptionerConfig, attention: Callable[[CaptionerConfig], Looking] = soft) -> None:
+        super().__init__()
+        self.config = config
+        self.features = Features(config)
+        self.attention = attention(config)
+        if not isinstance(self.attention, Looking):
+            rule, fix = "make Bahdanau or HardAttention", "qkv.models.captioner.soft or hard"
+            raise KindError(must("Captioner", "attention", rule, type(self.attention).__name__, fix))
+        self.start_hidden = nn.Linear(config.channels, config.hidden)
+        self.start_cell = nn.Linear(config.channels, config.hidden)
+        self.tokens = nn.Embedding(config.vocabulary, config.embedding)
+        self.gate = nn.Linear(config.hidden, 1)
+        self.cell = nn.LSTMCell(config.embedding + config.channels, config.hidden)
+        self.from_hidden = nn.Linear(config.hidden, config.embedding)
+        self.from_context = nn.Linear(config.channels, config.embedding, bias=False)
+        self.dropout = nn.Dropout(config.dropout)
+        self.output = nn.Linear(config.embedding, config.vocabulary)
+        self.baseline = MovingBaseline()
+
+    def start(self, images: Float[Tensor, "batch 1 height width"]) -> Captioning:
+        """Look at pictures and stand before the first word.
+
+        Raises: KindError, ShapeError unless they are floating, grey and of the config's size.
+        """
+        self._check_images(images)
+        memory = self.features(images)
+        mean = memory.mean(1)
+        annotations = self.attention.read(memory) if isinstance(self.attention, Bahdanau) else None
+        return Captioning(memory, annotations, self.start_hidden(mean).tanh(), self.start_cell(mean).tanh(), [])
+
+    def step(self, tokens: Int[Tensor, "rows new"], state: Captioning) -> Float[Tensor, "rows vocabulary"]:
+        """Read the tokens and give the logits of the next; the state goes on.
+
+        Raises: KindError, ArgumentError for tokens that are no integers or not in the vocabulary.
+        """
+        check_indices("Captioner", "tokens", tokens, self.config.vocabulary)
+        for token in tokens.unbind(1):
+            logits, _ = self._step(token, state)
+        return logits
+
+    def _step(self, token: Tensor, state: Captioning) -> tuple[Tensor, Choice | None]:
+        query, choice = state.hidden.unsqueeze(1), None
+        if state.annotations is not None:
+            context, seen = state.annotations.with_map(query)
+        else:
+            context, choice = self.attention(query, state.memory, sample=self.training)
+            seen = choice.map
+        state.weights.append(seen.dense()[:, 0, 0])
+        context = context.squeeze(1)
+        if choice is None:
+            context = self.gate(state.hidden).sigmoid() * context
+        word = self.tokens(token)
+        read = self.dropout(torch.cat((word, context), -1))
+        state.hidden, state.cell = self.cell(read, (state.hidden, state.cell))
+        made = word + self.from_hidden(self.dropout(state.hidden)) + self.from_context(context)
+        return self.output(self.dropout(made.tanh())), choice
+
+    def forward(
+        self, images: Float[Tensor, "batch 1 height width"], tokens: Int[Tensor, "batch steps"]
+    ) -> tuple[Float[Tensor, "batch steps vocabulary"], Float[Tensor, "batch steps cells"]]:
+        """Give the logits of each next word, teacher forced, and where each step looked.
+
+        Raises: as `start` and `step`.
+        """
+        logits, weights, _ = self._run(images, tokens)
+        return logits, weights
+
+    def loss(
+        self,
+        images: Float[Tensor, "batch 1 height width"],
+        tokens: Int[Tensor, "batch steps"],
+        targets: Int[Tensor, "batch steps"],
+    ) -> Float[Tensor, ""]:
+        """Sum the losses over all targets that are not −1, with what teaches the attention.
+
+        While training hard attention, the moving baseline sees the rewards of this call.
+
+        Raises: as a call; ShapeError unless the targets fit the tokens.
+        """
+        if targets.shape != tokens.shape:
+            rule = f"have the tokens' shape {list(tokens.shape)}"
+            raise ShapeError(must("Captioner.loss", "targets", rule, list(targets.shape)))
+        logits, weights, choices = self._run(images, tokens)
+        each = F.cross_entropy(logits.movedim(-1, 1), targets.long(), ignore_index=-1, reduction="none")
+        real, total = targets >= 0, each.sum()
+        if not choices:
+            seen = (weights * real[..., None]).sum(1)
+            return total + self.config.double * ((1 - seen) ** 2).sum()
+        if not self.training:
+            return total
+        from_here = -each.detach().flip(1).cumsum(1).flip(1)[real]
+        if not len(from_here):
+            return total
+        index, log_prob, entropy = (
+            torch.cat([getattr(choice, name) for choice in choices], 1)[real][None]
+            for name in ("index", "log_prob", "entropy")
+        )
+        one = Choice(index, log_prob, entropy, choices[-1].map)
+        surrogate = reinforce(one, from_here[None], self.baseline.value.clone(), entropy=self.config.entropy)
+        self.baseline.update(from_here)
+        return total + surrogate * len(from_here)
+
+    def _run(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, list[Choice]]:
+        self._check_images(images)
+        check_indices("Captioner", "tokens", tokens, self.config.vocabulary)
+        if tokens.ndim != 2 or len(tokens) != len(images) or not tokens.shape[1]:
+            rule = f"have the shape [{len(images)}, steps], a row for each picture"
+            raise ShapeError(must("Captioner", "tokens", rule, list(tokens.shape)))
+        state = self.start(images)
+        steps = [self._step(token, state) for token in tokens.unbind(1)]
+        choices = [choice for _, choice in steps if choice is not None]
+        return torch.stack([logits for logits, _ in steps], 1), torch.stack(state.weights, 1), choices
+
+    def _check_images(self, images: Tensor) -> None:
+        if not isinstance(images, Tensor):
+            raise KindError(must("Captioner", "images", "be a tensor", type(images).__name__))
+        shape = (1, self.config.height, self.config.width)
+        if images.ndim != 4 or images.shape[1:] != shape:
+            rule = f"have the shape [batch, 1, {self.config.height}, {self.config.width}]"
+            raise ShapeError(must("Captioner", "images", rule, list(images.shape)))
+        check_dtype("Captioner", "images", images, self.output.weight)

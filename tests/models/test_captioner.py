@@ -1,0 +1,216 @@
+"""Show, attend and tell: soft and hard, and what both promise."""
+
+import pytest
+import torch
+
+from qkv import errors
+from qkv.models.captioner import Captioner, CaptionerConfig, hard, soft
+
+CONFIG = CaptionerConfig(vocabulary=7, height=8, width=16, channels=8, embedding=6, hidden=10, attention=5, dropout=0.0)
+TOKENS = torch.tensor([[1, 3, 4, 5], [1, 4, 0, 0]])
+TARGETS = torch.tensor([[3, 4, 5, 2], [4, 2, -1, -1]])
+
+
+def images(count=2):
+    return torch.rand(count, 1, CONFIG.height, CONFIG.width, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.fixture(params=[soft, hard], ids=["soft", "hard"])
+def model(request):
+    torch.manual_seed(0)
+    return Captioner(CONFIG, request.param)
+
+
+def test_shapes(model):
+    logits, weights = model.eval()(images(), TOKENS)
+    assert logits.shape == (2, 4, 7) and weights.shape == (2, 4, 8)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 4))
+
+
+def test_step_by_step_is_the_whole(model):
+    model.eval()
+    logits, weights = model(images(), TOKENS)
+    state = model.start(images())
+    steps = [model.step(TOKENS[:, step : step + 1], state) for step in range(4)]
+    assert torch.equal(torch.stack(steps, 1), logits)
+    assert torch.equal(torch.stack(state.weights, 1), weights)
+    state = model.start(images())
+    assert torch.equal(model.step(TOKENS[:, :2], state), logits[:, 1])
+
+
+def test_reordered_rows_go_on_as_what_they_became(model):
+    model.eval()
+    logits, _ = model(images(), TOKENS[[0, 0]])
+    state = model.start(images())
+    model.step(TOKENS[[0, 0], :1], state)
+    state.reorder(torch.tensor([1, 1, 0]))
+    torch.testing.assert_close(model.step(TOKENS[[0, 0, 0], 1:2], state), logits[[1, 1, 0], 1])
+    assert state.weights[0].shape == (3, 8)
+
+
+def test_what_follows_changes_nothing_before(model):
+    model.eval()
+    other = TOKENS.clone()
+    other[:, 3] = 6
+    assert torch.equal(model(images(), TOKENS)[0][:, :3], model(images(), other)[0][:, :3])
+
+
+def test_padding_adds_nothing_to_the_loss(model):
+    model.eval()
+    both = model.loss(images(), TOKENS, TARGETS)
+    alone = [
+        model.loss(images()[row : row + 1], TOKENS[row : row + 1, :length], TARGETS[row : row + 1, :length])
+        for row, length in ((0, 4), (1, 2))
+    ]
+    torch.testing.assert_close(both, sum(alone))
+
+
+def test_the_soft_loss_by_its_definition():
+    torch.manual_seed(0)
+    model = Captioner(CONFIG)
+    logits, weights = model(images(), TOKENS)
+    rows = torch.nn.functional.cross_entropy(logits.flatten(0, 1), TARGETS.flatten(), ignore_index=-1, reduction="sum")
+    seen = torch.stack([weights[0].sum(0), weights[1, :2].sum(0)])
+    torch.testing.assert_close(model.loss(images(), TOKENS, TARGETS), rows + (1 - seen).square().sum())
+
+
+@pytest.mark.slow
+def test_the_gradient_of_hard_attention_is_that_of_the_expected_loss():
+    """One word, so that the reward is its log-likelihood: E[∇] = ∇ Σⱼ αⱼ · loss of looking at j."""
+    torch.manual_seed(0)
+    config = CaptionerConfig(
+        vocabulary=4, height=4, width=12, channels=4, embedding=4, hidden=5, dropout=0.0, entropy=0.0
+    )
+    model = Captioner(config, hard).double()
+    picture, token, target = torch.rand(1, 1, 4, 12).double(), torch.tensor([[1]]), torch.tensor([[2]])
+    vector = model.attention.score.vector
+
+    drawn = []
+    for seed in range(1000):
+        torch.manual_seed(seed)
+        model.baseline.value.fill_(-1.4)
+        (gradient,) = torch.autograd.grad(model.loss(picture, token, target), vector)
+        drawn.append(gradient)
+    drawn = torch.stack(drawn)
+
+    state = model.start(picture)
+    _, choice = model.attention(state.hidden.unsqueeze(1), state.memory)
+    weights = choice.map.dense()[0, 0, 0]
+    losses = []
+    for cell in range(3):
+        one = model.start(picture)
+        one.memory = one.memory[:, [cell] * 3]
+        losses.append(-model._step(token[:, 0], one)[0].log_softmax(-1)[0, 2].detach())
+    (expected,) = torch.autograd.grad((weights * torch.stack(losses)).sum(), vector)
+    error = drawn.std(0) / len(drawn) ** 0.5
+    assert ((drawn.mean(0) - expected).abs() < 4 * error + 1e-12).all()
+    assert expected.abs().max() > 5 * error.max()
+
+
+def test_the_baseline_follows_the_rewards():
+    torch.manual_seed(0)
+    model = Captioner(CONFIG, hard)
+    assert model.baseline.value == 0
+    model.loss(images(), TOKENS, TARGETS)
+    assert model.baseline.value < 0
+    before = model.baseline.value.clone()
+    model.eval().loss(images(), TOKENS, TARGETS)
+    assert torch.equal(model.baseline.value, before)
+
+
+def test_gradients_reach_every_parameter(model):
+    model.loss(images(), TOKENS, TARGETS).backward()
+    silent = [name for name, one in model.named_parameters() if one.grad is None or not one.grad.abs().sum()]
+    # Hard attention's context has no gate.
+    assert silent == ([] if model.attention.__class__.__name__ == "Bahdanau" else ["gate.weight", "gate.bias"])
+
+
+def test_no_targets(model):
+    loss = model.loss(images(), TOKENS, torch.full_like(TARGETS, -1))
+    assert loss.isfinite()
+
+
+@pytest.mark.unhooked
+@pytest.mark.parametrize(
+    ("change", "error", "text"),
+    [
+        (
+            {"images": torch.rand(2, 1, 8, 12)},
+            errors.ShapeError,
+            "images must have the shape [batch, 1, 8, 16]; got [2, 1, 8, 12]",
+        ),
+        ({"images": 3}, errors.KindError, "images must be a tensor; got int"),
+        (
+            {"images": images().double()},
+            errors.KindError,
+            "images must have the weights' dtype torch.float32; got torch.float64",
+        ),
+        (
+            {"tokens": TOKENS[:1]},
+            errors.ShapeError,
+            "tokens must have the shape [2, steps], a row for each picture; got [1, 4]",
+        ),
+        ({"tokens": TOKENS + 3}, errors.ArgumentError, "tokens must lie in 0..6; got 8"),
+    ],
+)
+def test_what_does_not_fit(change, error, text):
+    model = Captioner(CONFIG)
+    given = {"images": images(), "tokens": TOKENS} | change
+    with pytest.raises(error) as raised:
+        model(**given)
+    assert str(raised.value).startswith(f"Captioner: {text}")
+
+
+@pytest.mark.unhooked
+def test_targets_that_do_not_fit():
+    with pytest.raises(errors.ShapeError, match=r"Captioner.loss: targets must have the tokens' shape \[2, 4\]"):
+        Captioner(CONFIG).loss(images(), TOKENS, TARGETS[:, :3])
+
+
+def test_a_picture_that_cannot_be_cut():
+    with pytest.raises(errors.ArgumentError, match="CaptionerConfig: width must be a multiple of 4; got 30"):
+        CaptionerConfig(vocabulary=4, height=8, width=30)
+
+
+@pytest.mark.unhooked
+def test_another_attention():
+    with pytest.raises(errors.KindError, match="Captioner: attention must make Bahdanau or HardAttention; got Linear"):
+        Captioner(CONFIG, lambda config: torch.nn.Linear(2, 2))
+
+
+def draw_bars(count, seed):
+    """Two 8 × 8 tiles side by side, each a bar that lies (3) or stands (4), or a square (5); read from the left."""
+    generator = torch.Generator().manual_seed(seed)
+    kinds = torch.randint(3, (count, 2), generator=generator)
+    pictures = 0.1 * torch.rand(count, 1, 8, 16, generator=generator)
+    shapes = torch.zeros(3, 8, 8)
+    shapes[0, 3:5, 1:7] = shapes[1, 1:7, 3:5] = shapes[2, 2:6, 2:6] = 1
+    for side in (0, 1):
+        pictures[:, 0, :, 8 * side : 8 * side + 8] += shapes[kinds[:, side]]
+    return pictures, kinds + 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attention", [soft, hard], ids=["soft", "hard"])
+def test_it_learns_to_read_two_tiles(attention):
+    torch.manual_seed(0)
+    config = CaptionerConfig(
+        vocabulary=7, height=8, width=16, channels=16, embedding=16, hidden=32, attention=16, dropout=0.0
+    )
+    model = Captioner(config, attention)
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    for step in range(300):
+        pictures, words = draw_bars(32, step)
+        start, end = torch.full((32, 1), 1), torch.full((32, 1), 2)
+        loss = model.loss(pictures, torch.cat((start, words), 1), torch.cat((words, end), 1)) / 96
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    pictures, words = draw_bars(200, 10_000)
+    state, token = model.eval().start(pictures), torch.full((200, 1), 1)
+    read = []
+    with torch.no_grad():
+        for _ in range(2):
+            token = model.step(token, state).argmax(-1, keepdim=True)
+            read.append(token)
+    assert (torch.cat(read, 1) == words).all(1).float().mean() >= 0.95
