@@ -82,13 +82,17 @@ def test_the_gradient_of_hard_attention_is_that_of_the_expected_loss():
         vocabulary=4, height=4, width=12, channels=4, embedding=4, hidden=5, dropout=0.0, entropy=0.0
     )
     model = Captioner(config, hard).double()
+    with torch.no_grad():
+        # What is seen matters, so that there is something to learn.
+        model.from_context.weight.mul_(5)
+        model.output.weight.mul_(5)
     picture, token, target = torch.rand(1, 1, 4, 12).double(), torch.tensor([[1]]), torch.tensor([[2]])
     vector = model.attention.score.vector
 
     drawn = []
     for seed in range(1000):
         torch.manual_seed(seed)
-        model.baseline.value.fill_(-1.4)
+        model.baseline.value.fill_(-2)
         (gradient,) = torch.autograd.grad(model.loss(picture, token, target), vector)
         drawn.append(gradient)
     drawn = torch.stack(drawn)
