@@ -1,18 +1,37 @@
-"""Tokenizers of a model's folder: tokenizer.json, or vocab.txt."""
+"""Tokenizers of a model's folder, and those made from a user's own texts.
 
-from collections.abc import Mapping
+tokenizer = load_tokenizer(folder)                          # tokenizer.json, vocab.txt, or vocab.json and merges.txt
+tokenizer = train_byte_bpe(texts, 8000)                     # GPT's
+tokenizer = train_wordpiece(texts, 8000)                    # BERT's
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors
-from tokenizers.models import WordPiece
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors, trainers
+from tokenizers.models import BPE, Unigram, WordLevel, WordPiece
 
+from qkv.core.checks import check_whole
+from qkv.errors import ArgumentError, must
 from qkv.folders import file_error, find_folder, listing, read_json
+
+END_OF_TEXT = "<|endoftext|>"
+"""What GPT-2 puts between documents."""
+START, END = "<s>", "</s>"
+"""What a translation begins and ends with."""
+BERT_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+LONGEST_WORD = 100
+"""Characters of the longest word that BERT's tokenizer cuts into pieces; a longer one is unknown to it."""
 
 
 def load_tokenizer(folder: str | PathLike[str]) -> Tokenizer:
-    """Load a tokenizer from a folder, or by its name on the Hub: tokenizer.json, else BERT's WordPiece over vocab.txt.
+    """Load a tokenizer from a folder, or by its name on the Hub.
+
+    That is tokenizer.json, else BERT's WordPiece over vocab.txt, else GPT-2's bytes over vocab.json and merges.txt.
 
     It neither pads nor truncates.
 
@@ -32,17 +51,216 @@ def load_tokenizer(folder: str | PathLike[str]) -> Tokenizer:
     if words.is_file():
         options = folder / "tokenizer_config.json"
         return _word_piece(words, read_json(options, "load_tokenizer") if options.is_file() else {})
-    raise file_error("load_tokenizer", folder, "hold tokenizer.json or vocab.txt", listing(folder))
+    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        return _byte_bpe(folder)
+    rule = "hold tokenizer.json, vocab.txt, or vocab.json and merges.txt"
+    raise file_error("load_tokenizer", folder, rule, listing(folder))
 
 
-def _check_options(path: Path, options: Mapping[str, Any], special: Mapping[str, object]) -> None:
-    """Raise FileError unless special tokens are strings and switches are true or false or null."""
-    for role, token in special.items():
+def train_byte_bpe(texts: Iterable[str], vocabulary: int, *, special: Sequence[str] = (END_OF_TEXT,)) -> Tokenizer:
+    """Make GPT-2's kind of tokenizer: pairs of bytes merged, the most frequent first. No text is unknown to it.
+
+    Paper: Sennrich et al. 2016, arXiv:1508.07909, section 3.2; on bytes, Radford et al. 2019, section 2.2.
+    Raises: ArgumentError if the vocabulary has no room for the 256 bytes, or if the texts give fewer tokens.
+    """
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    _check_room("train_byte_bpe", vocabulary, len(special) + len(alphabet), "special tokens and bytes")
+    tokenizer = _with_bytes(BPE())
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        min_frequency=2,
+        special_tokens=list(special),
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_readable(texts), trainer)
+    return _check_reached("train_byte_bpe", vocabulary, tokenizer)
+
+
+def train_wordpiece(
+    texts: Iterable[str],
+    vocabulary: int,
+    *,
+    special: Sequence[str] = BERT_SPECIAL,
+    lowercase: bool = False,
+    alphabet: int | None = None,
+) -> Tokenizer:
+    """Make BERT's kind of tokenizer: words cut into pieces, `##` before each that begins no word; 汉字 stand alone.
+
+    `alphabet` is how many characters are kept, the most frequent; a word with another one is unknown. The special
+    tokens are named as BERT's are, and hold at least [UNK], [CLS] and [SEP].
+
+    Paper: Devlin et al. 2019, arXiv:1810.04805, section 3; pieces as in Wu et al. 2016, arXiv:1609.08144, section 4.1.
+    Raises: ArgumentError if a special token is missing, if the vocabulary has no room for the characters, or if the
+    texts give fewer tokens.
+    """
+    if lost := [token for token in ("[UNK]", "[CLS]", "[SEP]") if token not in special]:
+        raise ArgumentError(must("train_wordpiece", "special", "hold [UNK], [CLS] and [SEP]", f"no {', '.join(lost)}"))
+    if alphabet is not None:
+        check_whole("train_wordpiece", "alphabet", alphabet, 1, "characters to keep")
+    normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=lowercase)
+    cut = pre_tokenizers.BertPreTokenizer()
+    words: Counter[str] = Counter()
+    for text in _readable(texts):
+        words.update(word for word, _ in cut.pre_tokenize_str(normalizer.normalize_str(text)))
+    letters: Counter[str] = Counter()
+    for word, count in words.items():
+        letters.update(dict.fromkeys(word, count))
+    kept = set(sorted(letters, key=lambda letter: (-letters[letter], letter))[:alphabet])
+    words = Counter({word: n for word, n in words.items() if len(word) <= LONGEST_WORD and kept.issuperset(word)})
+    # The library numbers single pieces in the order of a hash table, another one in each process, and breaks ties by
+    # these numbers. Given as special tokens, they have an order.
+    inner = {letter for word in words for letter in word[1:]}
+    pieces = [*special, *sorted(kept), *(f"##{letter}" for letter in sorted(inner))]
+    _check_room(
+        "train_wordpiece", vocabulary, len(pieces), "special tokens and characters", "or give a smaller alphabet"
+    )
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocabulary, min_frequency=2, special_tokens=pieces, show_progress=False
+    )
+    learner = Tokenizer(WordPiece(unk_token="[UNK]"))
+    learner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    learner.train_from_iterator(_repeated(words), trainer)
+    roles = {token.strip("[]").lower(): token for token in special}
+    return _check_reached("train_wordpiece", vocabulary, _bert(learner.get_vocab(), roles, normalizer))
+
+
+def train_unigram(
+    texts: Iterable[str], vocabulary: int, *, special: Sequence[str] = ("<unk>", START, END)
+) -> Tokenizer:
+    """Make a Unigram tokenizer: the pieces under which the texts are most likely. The first special token is unknown.
+
+    Spaces are marked, so languages without them need no other treatment. The library adds probabilities in the order of
+    a hash table: two trainings can differ in pieces that are as likely as one another. Keep the one you trained.
+
+    Paper: Kudo 2018, arXiv:1804.10959, section 3.2.
+    Raises: ArgumentError if there is no special token, if the vocabulary has no room for the characters, or if the
+    texts give fewer tokens.
+    """
+    if not special:
+        raise ArgumentError(must("train_unigram", "special", "hold a token for what is unknown", "none"))
+    check_whole("train_unigram", "vocabulary", vocabulary, 1, "tokens")
+    tokenizer = Tokenizer(Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    letters: set[str] = {"▁"}
+
+    def watched() -> Iterator[str]:
+        for text in _readable(texts):
+            letters.update(text)
+            yield text
+
+    trainer = trainers.UnigramTrainer(
+        vocab_size=vocabulary, special_tokens=list(special), unk_token=special[0], show_progress=False
+    )
+    problem = None
+    try:
+        tokenizer.train_from_iterator(watched(), trainer)
+    # The library raises Exception itself where there is no room, and where there is little it takes more.
+    except Exception as error:
+        problem = error
+    _check_room("train_unigram", vocabulary, len(special) + len(letters - {" "}), "special tokens and characters")
+    if problem is not None:
+        raise problem
+    return _check_reached("train_unigram", vocabulary, tokenizer)
+
+
+def characters(texts: Iterable[str], *, special: Sequence[str] = ("[UNK]",)) -> Tokenizer:
+    """Make a tokenizer with one token for each character of the texts. The first special token is unknown.
+
+    Raises: ArgumentError if there is no special token, or the texts hold no character.
+    """
+    if not special:
+        raise ArgumentError(must("characters", "special", "hold a token for what is unknown", "none"))
+    letters: set[str] = set()
+    for text in _readable(texts):
+        letters.update(text)
+    if not letters:
+        raise ArgumentError(must("characters", "texts", "hold a character", "none"))
+    vocabulary = {token: index for index, token in enumerate([*special, *sorted(letters)])}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=special[0]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in special])
+    return tokenizer
+
+
+def _readable(texts: Iterable[str]) -> Iterator[str]:
+    """Give texts that can be written in UTF-8: half of a pair of surrogates, as JSON may hold, becomes `?`."""
+    return (text.encode("utf-8", "replace").decode("utf-8") for text in texts)
+
+
+def _repeated(words: Mapping[str, int]) -> Iterator[str]:
+    """Give each word as often as it was counted, in pieces of a size that fits any memory."""
+    for word, count in sorted(words.items()):
+        for start in range(0, count, 10_000):
+            yield " ".join([word] * min(10_000, count - start))
+
+
+def _check_room(function: str, vocabulary: int, least: int, what: str, fix: str = "") -> None:
+    check_whole(function, "vocabulary", vocabulary, 1, "tokens")
+    if vocabulary < least:
+        raise ArgumentError(must(function, "vocabulary", f"be >= {least}, the {what}", vocabulary, fix))
+
+
+def _check_reached(function: str, vocabulary: int, tokenizer: Tokenizer) -> Tokenizer:
+    if (most := tokenizer.get_vocab_size()) < vocabulary:
+        fix = "a larger vocabulary needs more text"
+        raise ArgumentError(must(function, "vocabulary", f"be <= {most}, all that the texts give", vocabulary, fix))
+    return tokenizer
+
+
+def _with_bytes(model: BPE) -> Tokenizer:
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _byte_bpe(folder: Path) -> Tokenizer:
+    """Build GPT-2's tokenizer from its tokens and its merges."""
+    names, pairs = folder / "vocab.json", folder / "merges.txt"
+    vocabulary = read_json(names, "load_tokenizer")
+    if not all(type(index) is int and 0 <= index < 1 << 32 for index in vocabulary.values()):
+        raise file_error("load_tokenizer", names, "give a number for each token", "something else")
+    try:
+        lines = pairs.read_text(encoding="utf-8").split("\n")
+    except (OSError, ValueError) as error:
+        raise file_error("load_tokenizer", pairs, "hold merges in UTF-8, one a line", error) from error
+    merges = []
+    for number, line in enumerate(lines, 1):
+        if line.strip() and not (number == 1 and line.startswith("#version")):
+            pair = line.rstrip("\r").split(" ")
+            if len(pair) != 2:
+                raise file_error("load_tokenizer", pairs, "hold two tokens a line", repr(line[:80]), f"line {number}")
+            merges.append((pair[0], pair[1]))
+    try:
+        tokenizer = _with_bytes(BPE(vocabulary, merges, continuing_subword_prefix="", end_of_word_suffix=""))
+    # The library raises Exception itself.
+    except Exception as error:
+        raise file_error("load_tokenizer", pairs, "merge tokens of vocab.json", error) from error
+    options = folder / "tokenizer_config.json"
+    given = read_json(options, "load_tokenizer") if options.is_file() else {}
+    if type(spaced := given.get("add_prefix_space", False)) is not bool:
+        raise file_error("load_tokenizer", options, "give add_prefix_space as true or false", repr(spaced))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=spaced)
+    special = _special(options, given, dict.fromkeys(("unk", "bos", "eos"), END_OF_TEXT))
+    tokenizer.add_special_tokens(
+        [AddedToken(token, special=True) for token in dict.fromkeys(special.values()) if token in vocabulary]
+    )
+    return tokenizer
+
+
+def _special(path: Path, options: Mapping[str, Any], defaults: Mapping[str, str]) -> dict[str, str]:
+    """Read the special tokens by their roles. Raises: FileError unless they are strings."""
+    special = {}
+    for role, default in defaults.items():
+        given = options.get(f"{role}_token", default)
+        token = given.get("content") if isinstance(given, dict) else given
         if not isinstance(token, str):
             raise file_error("load_tokenizer", path, f"give {role}_token as a string", repr(token))
-    for switch in ("do_lower_case", "tokenize_chinese_chars", "strip_accents"):
-        if not isinstance(options.get(switch), bool | None):
-            raise file_error("load_tokenizer", path, f"give {switch} as true, false or null", repr(options[switch]))
+        special[role] = token
+    return special
 
 
 def _word_piece(path: Path, options: Mapping[str, Any]) -> Tokenizer:
@@ -52,23 +270,29 @@ def _word_piece(path: Path, options: Mapping[str, Any]) -> Tokenizer:
     except (OSError, ValueError) as error:
         raise file_error("load_tokenizer", path, "hold words in UTF-8, one a line", error) from error
     vocabulary = {word: index for index, word in enumerate(words)}
-    given = {role: options.get(f"{role}_token", f"[{role.upper()}]") for role in ("unk", "cls", "sep", "pad", "mask")}
-    special: dict[str, Any] = {
-        role: token.get("content") if isinstance(token, dict) else token for role, token in given.items()
-    }
-    _check_options(path.with_name("tokenizer_config.json"), options, special)
-    unknown, start, end = special["unk"], special["cls"], special["sep"]
-    lost = [token for token in (unknown, start, end) if token not in vocabulary]
+    config = path.with_name("tokenizer_config.json")
+    special = _special(config, options, {role: f"[{role.upper()}]" for role in ("unk", "cls", "sep", "pad", "mask")})
+    for switch in ("do_lower_case", "tokenize_chinese_chars", "strip_accents"):
+        if not isinstance(options.get(switch), bool | None):
+            raise file_error("load_tokenizer", config, f"give {switch} as true, false or null", repr(options[switch]))
+    lost = [token for token in (special["unk"], special["cls"], special["sep"]) if token not in vocabulary]
     if lost:
         raise file_error("load_tokenizer", path, f"hold {', '.join(lost)}", f"{len(words)} other words")
-    tokenizer = Tokenizer(WordPiece(vocabulary, unk_token=unknown))
-    tokenizer.normalizer = normalizers.BertNormalizer(
+    normalizer = normalizers.BertNormalizer(
         lowercase=options.get("do_lower_case") is not False,
         handle_chinese_chars=options.get("tokenize_chinese_chars") is not False,
         strip_accents=options.get("strip_accents"),
     )
+    return _bert(vocabulary, special, normalizer)
+
+
+def _bert(vocabulary: dict[str, int], special: Mapping[str, str], normalizer: normalizers.BertNormalizer) -> Tokenizer:
+    """Put BERT's tokenizer together."""
+    tokenizer = Tokenizer(WordPiece(vocabulary, unk_token=special["unk"]))
+    tokenizer.normalizer = normalizer
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in special.values() if token in vocabulary])
+    start, end = special["cls"], special["sep"]
     tokenizer.post_processor = processors.BertProcessing((end, vocabulary[end]), (start, vocabulary[start]))
     return tokenizer
