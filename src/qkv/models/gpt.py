@@ -14,12 +14,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qkv.core.checks import check_number, check_rate, check_whole
+from qkv.core.checks import check_integers, check_number, check_rate, check_whole, readable
 from qkv.core.types import Bias
 from qkv.errors import ArgumentError, must
 from qkv.masks.algebra import Mask
 from qkv.masks.causal import causal
-from qkv.mechanisms.cache import KeyValueCache
+from qkv.mechanisms.cache import Cache, KeyValueCache, RaggedCache
 from qkv.models.cross_entropy import cross_entropy
 from qkv.models.layers import (
     Block,
@@ -74,6 +74,33 @@ class GptConfig:
         check_number("GptConfig", "epsilon", self.epsilon, "a finite number > 0", above=0.0)
         if self.end is not None:
             check_whole("GptConfig", "end", self.end, 0, "the token that ends a text")
+
+
+class Past:
+    """What a Gpt keeps between steps: a cache for each layer."""
+
+    def __init__(self, layers: int, lengths: Tensor | None) -> None:
+        self.lengths = lengths
+        self.caches: list[Cache] | list[RaggedCache] = []
+        self._layers = layers
+
+    def open(self, tokens: Int[Tensor, "rows new"]) -> tuple[Sequence[KeyValueCache], Tensor | None]:
+        """Give the caches, and where each row's last token stands, if not at the end."""
+        if self.caches or self.lengths is None:
+            self.caches = self.caches or [Cache() for _ in range(self._layers)]
+            return self.caches, None
+        check_integers("Gpt.start", "lengths", self.lengths)
+        if readable(self.lengths) and (self.lengths < 1).any():
+            raise ArgumentError(
+                must("Gpt.start", "lengths", "be >= 1", int(self.lengths.min()), "a prompt has a token")
+            )
+        self.caches = [RaggedCache(self.lengths, tokens.shape[1]) for _ in range(self._layers)]
+        return self.caches, self.lengths - 1
+
+    def reorder(self, rows: Int[Tensor, " rows"]) -> None:
+        """Let row i become what row `rows[i]` was."""
+        for cache in self.caches:
+            cache.reorder(rows)
 
 
 class Gpt(nn.Module):
@@ -188,6 +215,25 @@ class Gpt(nn.Module):
         """
         hidden = self(tokens, positions=positions, mask=mask).flatten(0, -2)
         return cross_entropy(hidden, self.tokens.weight, targets.flatten()), int((targets >= 0).sum())
+
+    def start(self, lengths: Int[Tensor, " rows"] | None = None) -> "Past":
+        """Begin to generate: the state that `step` takes. Prompts of different lengths are padded on the right.
+
+        Raises: KindError, ArgumentError unless the lengths are a tensor of integers that lie in 1..the padded length.
+        """
+        return Past(len(self.layers), lengths)
+
+    def step(self, tokens: Int[Tensor, "rows new"], state: "Past") -> Float[Tensor, "rows vocabulary"]:
+        """Take new tokens of each row in (first the prompts), and give the logits of the next one.
+
+        Cost: that of a call on the new tokens, and O(past·width) a layer for their attention.
+        Raises: as a call.
+        """
+        with torch.no_grad():
+            caches, last = state.open(tokens)
+            hidden = self(tokens, caches=caches)
+            hidden = hidden[:, -1] if last is None else hidden[torch.arange(tokens.shape[0]), last]
+            return self.predict_tokens(hidden)
 
     def _embed(
         self, tokens: Tensor, positions: Tensor | None, mask: Mask | None, caches: Sequence[KeyValueCache] | None

@@ -376,7 +376,7 @@ class Block(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """One pass, to look at: `hidden[i]` enters block i, and `maps[i]` is its attention; the last is what a call gives."""
+    """One pass, to look at: `hidden[i]` enters block i, whose attention is `maps[i]`; the last is what a call gives."""
 
     hidden: tuple[Float[Tensor, "*batch positions width"], ...]
     maps: tuple[AttentionMap, ...]
