@@ -131,11 +131,11 @@ def test_a_moved_bias_learns_as_the_whole():
 
 def test_places():
     tokens = torch.zeros(2, 3, dtype=torch.long)
-    assert place("test", tokens, None).tolist() == [0, 1, 2]
-    assert place("test", tokens, None, 4).tolist() == [4, 5, 6]
-    assert place("test", tokens, None, torch.tensor([4, 0])).tolist() == [[4, 5, 6], [0, 1, 2]]
+    assert place("test", tokens, None, 8).tolist() == [0, 1, 2]
+    assert place("test", tokens, None, 8, 4).tolist() == [4, 5, 6]
+    assert place("test", tokens, None, 8, torch.tensor([4, 0])).tolist() == [[4, 5, 6], [0, 1, 2]]
     given = torch.tensor([[0, 1, 0], [0, 0, 1]])
-    assert place("test", tokens, given) is given
+    assert place("test", tokens, given, 8) is given
 
 
 def test_a_score_for_each_layer():
@@ -177,14 +177,29 @@ def test_a_score_for_each_layer():
             "bias_of: positions must know offsets, as rows stand apart; got dense_bias([2, 2]) (ALiBi's and T5's do)",
         ),
         (
-            lambda: place("Gpt", torch.zeros(2, 3), [0]),
+            lambda: place("Gpt", torch.zeros(2, 3), [0], 8),
             errors.KindError,
             "Gpt: positions must be a tensor of integers; got list",
         ),
         (
-            lambda: place("Gpt", torch.zeros(2, 3), torch.zeros(2, dtype=torch.long)),
+            lambda: place("Gpt", torch.zeros(2, 3), torch.zeros(2, dtype=torch.long), 8),
             errors.ShapeError,
             "Gpt: positions must have the tokens' shape [2, 3]; got [2]",
+        ),
+        (
+            lambda: place("Gpt", torch.zeros(2, 3), torch.tensor([0, 8, 1]), 8),
+            errors.ArgumentError,
+            "Gpt: positions must lie in 0..7; got 8",
+        ),
+        (
+            lambda: place("Gpt", torch.zeros(2, 3), None, 2),
+            errors.ShapeError,
+            "Gpt: tokens must have the shape [*batch, positions], at most 2 positions; got [2, 3]",
+        ),
+        (
+            lambda: place("Gpt", torch.zeros(2, 3), None, 8, torch.tensor([1, 6])),
+            errors.ShapeError,
+            "Gpt: tokens must have the shape [*batch, positions], at most 8 positions; got [2, 3] after 6",
         ),
     ],
 )

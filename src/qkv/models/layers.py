@@ -1,4 +1,4 @@
-"""What the models share: norms, where a norm stands, the feed-forward layer, and positions wherever they act.
+"""What the models share: norms, where a norm stands, the feed-forward layer, a block, positions wherever they act.
 
     Gpt(config, placement=pre_norm(rms_norm()), positions=rotary(), select=topk(8))
 
@@ -14,9 +14,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from qkv.core.checks import check_integers, check_number, check_rate, check_whole, shown
+from qkv.core.checks import check_indices, check_number, check_rate, check_whole, readable, shown
+from qkv.core.map import AttentionMap
 from qkv.core.types import Bias, Score, Selection
 from qkv.errors import KindError, ShapeError, must
+from qkv.masks.algebra import Mask
+from qkv.mechanisms.cache import KeyValueCache
+from qkv.mechanisms.multihead import MultiHead
 from qkv.positions.alibi import Alibi
 from qkv.positions.relative import T5Relative
 from qkv.positions.rotary import Rotary
@@ -277,16 +281,24 @@ def place(
     function: str,
     tokens: Int[Tensor, "*batch positions"],
     positions: Int[Tensor, "..."] | None,
+    most: int,
     first: int | Tensor = 0,
 ) -> Int[Tensor, "..."]:
     """Say where tokens stand: as told, or one after another from `first` (a number, or one for each row) on.
 
-    Raises: KindError unless `positions` are integers; ShapeError unless they are as many as the tokens.
+    Raises: KindError unless `positions` are integers; ShapeError unless they are as many as the tokens; both and
+    ArgumentError for more than `most` positions.
     """
+    count = tokens.shape[-1]
     if positions is None:
-        steps = torch.arange(tokens.shape[-1], device=tokens.device)
-        return steps + (first.to(tokens.device)[..., None] if isinstance(first, Tensor) else first)
-    check_integers(function, "positions", positions)
+        last = first if isinstance(first, int) else int(first.max()) if first.numel() and readable(first) else 0
+        if last + count > most:
+            rule = f"have the shape [*batch, positions], at most {most} positions"
+            got = f"{list(tokens.shape)}" + (f" after {last}" if last else "")
+            raise ShapeError(must(function, "tokens", rule, got))
+        steps = torch.arange(count, device=tokens.device)
+        return steps + (first if isinstance(first, int) else first.to(tokens.device)[..., None])
+    check_indices(function, "positions", positions, most)
     fits = zip(positions.shape[::-1], tokens.shape[::-1], strict=False)
     if not 0 < positions.ndim <= tokens.ndim or any(have not in (1, want) for have, want in fits):
         rule = f"have the tokens' shape {list(tokens.shape)}"
@@ -294,7 +306,7 @@ def place(
     return positions
 
 
-# Scores and selections, for each layer
+# A block, and what a stack of them gives
 
 MakesScore: TypeAlias = Score | Callable[[], Score] | None
 MakesSelection: TypeAlias = Selection | Callable[[], Selection] | None
@@ -304,3 +316,89 @@ def for_layer(part: Any) -> Any:
     """Give a score or a selection as it is; what has parameters is given as a function, called once for each layer."""
     made = part is None or isinstance(part, type) or hasattr(part, "prepare") or hasattr(part, "summary")
     return part if made or not callable(part) else part()
+
+
+class Block(nn.Module):
+    """Attention, then a feed-forward layer, each with a residual connection around it."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        hidden: int,
+        placement: Placement,
+        *,
+        activation: Callable[[Tensor], Tensor] | None = None,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        positions: Rotary | None = None,
+        score: MakesScore = None,
+        select: MakesSelection = None,
+    ) -> None:
+        super().__init__()
+        choices = {"score": for_layer(score), "select": for_layer(select), "positions": positions}
+        self.attention = MultiHead(width, heads, dropout=attention_dropout, **choices)
+        self.attention_residual = placement(width, dropout)
+        self.feed_forward = FeedForward(width, hidden, activation)
+        self.feed_forward_residual = placement(width, dropout)
+
+    def forward(
+        self,
+        x: Float[Tensor, "*batch positions width"],
+        *,
+        mask: Mask | None = None,
+        bias: Bias | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Float[Tensor, "*batch positions width"]:
+        """Let every position read the others, then think for itself."""
+        x = self.attention_residual(x, lambda x: self.attention(x, mask=mask, bias=bias, cache=cache))
+        return self.feed_forward_residual(x, self.feed_forward)
+
+    def with_map(
+        self,
+        x: Float[Tensor, "*batch positions width"],
+        *,
+        mask: Mask | None = None,
+        bias: Bias | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> tuple[Float[Tensor, "*batch positions width"], AttentionMap]:
+        """Do what a call does, and also return the map of the attention."""
+        seen: list[AttentionMap] = []
+
+        def attend(x: Tensor) -> Tensor:
+            read, found = self.attention.with_map(x, mask=mask, bias=bias, cache=cache)
+            seen.append(found)
+            return read
+
+        x = self.attention_residual(x, attend)
+        return self.feed_forward_residual(x, self.feed_forward), seen[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """One pass, to look at: `hidden[i]` enters block i, whose attention is `maps[i]`; the last is what a call gives."""
+
+    hidden: tuple[Float[Tensor, "*batch positions width"], ...]
+    maps: tuple[AttentionMap, ...]
+
+
+def draw(module: nn.Module) -> None:
+    """Draw matrices from N(0, 0.02), as BERT's and GPT's code does; biases are 0 and norms 1."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
+def check_tokens(function: str, tokens: object, vocabulary: int) -> None:
+    """Raise unless it is a tensor of integers of the vocabulary, with at least the dimension of positions."""
+    check_indices(function, "tokens", tokens, vocabulary)  # type: ignore[arg-type]
+    if tokens.ndim == 0:  # type: ignore[attr-defined]
+        raise ShapeError(must(function, "tokens", "have the shape [*batch, positions]", []))
+
+
+def check_mask(function: str, mask: object) -> None:
+    """Raise KindError unless it is None or a mask of qkv."""
+    if mask is not None and not isinstance(mask, Mask):
+        fix = "qkv.padding(keys=...) of lengths, or of booleans where True = keep"
+        raise KindError(must(function, "mask", "be a mask", type(mask).__name__, fix))

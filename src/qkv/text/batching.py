@@ -1,5 +1,11 @@
-"""Batches without padding: sequences one after another in a row, and what each objective asks of them."""
+"""Batches without padding: sequences one after another in a row, what each objective asks of them, and their order.
 
+A batch is a function of (data, seed, step) alone. So any worker makes the same one, and to go on after a crash nothing
+but the step is needed.
+"""
+
+import hashlib
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -9,8 +15,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from qkv.core.checks import readable
-from qkv.errors import ShapeError, must
+from qkv.core.checks import check_whole, readable
+from qkv.errors import ArgumentError, ShapeError, must
 
 _Moved = TypeVar("_Moved", bound="_Movable")
 
@@ -156,3 +162,64 @@ class Pictures(_Movable):
     def count(self) -> int:
         """The number of targets, over which the loss averages."""
         return int((self.targets >= 0).sum())
+
+
+def generator(seed: int, *place: int) -> torch.Generator:
+    """Give random numbers that are a function of a seed and a place: a step, an epoch, an index."""
+    digest = hashlib.blake2b(repr((seed, *place)).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
+
+
+class Buckets:
+    """Say which sequences stand in each batch: those of like length together, in an order of its own each epoch.
+
+    `buckets[step]` are their indices, a function of (lengths, seed, step) alone; step may go beyond `len(buckets)`, the
+    batches of an epoch. A batch holds at most `tokens` tokens, even if it were padded, and at most `sequences`
+    sequences. A bucket holds lengths that differ by a tenth.
+
+    Cost: O(n log n) for n sequences, once an epoch.
+    Raises: ArgumentError if there is no sequence, one is empty, or one is longer than the budget of tokens.
+    """
+
+    def __init__(
+        self, lengths: Int[Tensor, " all"], *, tokens: int, sequences: int | None = None, seed: int = 0
+    ) -> None:
+        check_whole("Buckets", "tokens", tokens, 1, "the most that a batch may hold")
+        if sequences is not None:
+            check_whole("Buckets", "sequences", sequences, 1, "the most that a batch may hold")
+        if not len(lengths):
+            raise ArgumentError(must("Buckets", "lengths", "hold a sequence", "none"))
+        if (least := int(lengths.min())) < 1:
+            raise ArgumentError(must("Buckets", "lengths", "be >= 1", least, f"sequence {int(lengths.argmin())}"))
+        if (most := int(lengths.max())) > tokens:
+            fix = f"sequence {int(lengths.argmax())} fits no batch: cut it, or allow more tokens"
+            raise ArgumentError(must("Buckets", "lengths", f"be at most tokens = {tokens}", most, fix))
+        self.lengths, self.tokens, self.seed = lengths, tokens, seed
+        self.bucket = (lengths.double().log() / math.log(1.1)).ceil().long()
+        self.edges = self._cut(len(lengths) if sequences is None else sequences)
+        self._epoch: tuple[int, Tensor, Tensor] | None = None
+
+    def _cut(self, sequences: int) -> list[int]:
+        """Cut the sequences, ordered by bucket, into batches: good for any order inside the buckets."""
+        bounds = self.lengths.new_zeros(int(self.bucket.max()) + 1)
+        bounds = bounds.scatter_reduce(0, self.bucket, self.lengths, "amax")[self.bucket.sort().values]
+        edges = [0]
+        while (start := edges[-1]) < len(bounds):
+            some = bounds[start : start + min(sequences, self.tokens // int(bounds[start]))]
+            sizes = torch.arange(1, len(some) + 1) * some
+            edges.append(start + int((sizes <= self.tokens).sum()))
+        return edges
+
+    def __len__(self) -> int:
+        return len(self.edges) - 1
+
+    def __getitem__(self, step: int) -> Int[Tensor, " chosen"]:
+        epoch, place = divmod(step, len(self))
+        if self._epoch is None or self._epoch[0] != epoch:
+            chance = generator(self.seed, epoch)
+            order = torch.randperm(len(self.lengths), generator=chance)
+            order = order[self.bucket[order].argsort(stable=True)]
+            self._epoch = epoch, order, torch.randperm(len(self), generator=chance)
+        _, order, batches = self._epoch
+        batch = int(batches[place])
+        return order[self.edges[batch] : self.edges[batch + 1]]
