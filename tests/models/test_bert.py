@@ -8,6 +8,8 @@ import torch
 import qkv
 from qkv import errors
 from qkv.models.bert import Bert, BertConfig, Embeddings
+from qkv.models.layers import layer_norm, post_norm
+from qkv.positions.embeddings import LearnedPositions
 
 CONFIG = BertConfig(vocabulary=50, width=12, layers=3, heads=4, feed_forward=20, positions=16)
 
@@ -27,15 +29,15 @@ SEGMENTS = (torch.arange(9) >= 5).long().expand(3, 9)
 LENGTHS = torch.tensor([9, 5, 1])
 
 
-def layer_norm(x):
+def normed(x):
     return (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True, correction=0) + 1e-12).sqrt()
 
 
 def test_embeddings_sum_token_position_and_segment():
     torch.manual_seed(0)
-    embeddings = Embeddings(CONFIG).double().eval()
+    embeddings = Embeddings(CONFIG, post_norm(layer_norm(epsilon=1e-12)), LearnedPositions(16, 12)).double().eval()
     summed = embeddings.tokens.weight[TOKENS] + embeddings.positions.weight[:9] + embeddings.segments.weight[SEGMENTS]
-    torch.testing.assert_close(embeddings(TOKENS, SEGMENTS), layer_norm(summed), rtol=0, atol=1e-12)
+    torch.testing.assert_close(embeddings(TOKENS, SEGMENTS, torch.arange(9)), normed(summed), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("tanh", [False, True])
@@ -44,15 +46,16 @@ def test_a_block_is_post_norm(tanh):
     x = torch.randn(2, 5, 12, dtype=torch.float64)
 
     def norm(module, x):
-        return layer_norm(x) * module.weight + module.bias
+        return normed(x) * module.weight + module.bias
 
     def gelu(x):
         if tanh:
             return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
         return x * (1 + torch.erf(x / math.sqrt(2))) / 2
 
-    middle = norm(block.attention_norm, x + block.attention(x))
-    expected = norm(block.feed_forward_norm, middle + block.contract(gelu(block.expand(middle))))
+    feed = block.feed_forward
+    middle = norm(block.attention_residual.norm, x + block.attention(x))
+    expected = norm(block.feed_forward_residual.norm, middle + feed.contract(gelu(feed.expand(middle))))
     torch.testing.assert_close(block(x), expected, rtol=0, atol=1e-12)
 
 
@@ -60,7 +63,7 @@ def test_encode_keeps_what_a_call_computes():
     bert, mask = draw(), qkv.padding(keys=LENGTHS)
     seen = bert.encode(TOKENS, SEGMENTS, mask=mask)
     assert torch.equal(seen.hidden[-1], bert(TOKENS, SEGMENTS, mask=mask))
-    assert torch.equal(seen.hidden[0], bert.embeddings(TOKENS, SEGMENTS))
+    assert torch.equal(seen.hidden[0], bert.embeddings(TOKENS, SEGMENTS, torch.arange(9)))
     assert len(seen.hidden) == 4 and len(seen.maps) == 3
     for layer, weights in zip(bert.layers, seen.maps, strict=True):
         assert weights.shape == (3, 4, 9, 9) and layer.attention.heads == 4
@@ -188,7 +191,7 @@ def bare():
         (
             lambda: draw()(torch.tensor(3)),
             errors.ShapeError,
-            "Bert: tokens must have the shape [*batch, positions], at most 16 positions; got []",
+            "Bert: tokens must have the shape [*batch, positions]; got []",
         ),
         (
             lambda: draw()(TOKENS, SEGMENTS[:, :8]),

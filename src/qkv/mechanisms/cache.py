@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from qkv.core.call import check_input
-from qkv.core.checks import check_dense, check_held, check_lengths, check_whole, is_integer
+from qkv.core.checks import check_dense, check_held, check_integers, check_lengths, check_whole, is_integer
 from qkv.errors import ArgumentError, KindError, ShapeError, UnsupportedError, must
 from qkv.masks.algebra import Mask
 from qkv.masks.padding import padding
@@ -84,6 +84,16 @@ class KeyValueCache(ABC):
     @abstractmethod
     def _extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Mask | None]:
         """Do it, all being checked; `seen` still counts what came before."""
+
+    def reorder(self, rows: Int[Tensor, " rows"]) -> None:
+        """Let batch row i become what row `rows[i]` was, as a beam search asks; rows may repeat, or go.
+
+        Cost: a copy of what is kept.
+        Raises: KindError unless the rows are a tensor of integers.
+        """
+        check_integers(type(self).__name__, "rows", rows)
+        if self.key is not None and self.value is not None:
+            self.key, self.value = (_choose(x, rows, self.seen) for x in (self.key, self.value))
 
     def _check(self, key: Tensor, value: Tensor) -> None:
         name = type(self).__name__
@@ -209,6 +219,10 @@ class RaggedCache(KeyValueCache):
     def offset(self) -> Int[Tensor, "*batch"]:
         return self.position
 
+    def reorder(self, rows: Int[Tensor, " rows"]) -> None:
+        super().reorder(rows)
+        self.lengths = self.lengths.index_select(0, rows.to(self.lengths.device))
+
     def _check(self, key: Tensor, value: Tensor) -> None:
         super()._check(key, value)
         check_held("RaggedCache", "lengths", self.lengths, key)
@@ -240,6 +254,15 @@ def _room(kept: Tensor | None, new: Tensor, filled: int, size: int) -> Tensor:
     if kept is not None:
         store[..., :filled, :] = kept[..., :filled, :]
     return store
+
+
+def _choose(kept: Tensor, rows: Int[Tensor, " rows"], filled: int) -> Tensor:
+    """Copy rows, of a store with spare room what is filled alone."""
+    chosen = kept[..., :filled, :].index_select(0, rows.to(kept.device))
+    if rows.shape[0] != kept.shape[0]:
+        return chosen
+    kept[..., :filled, :] = chosen
+    return kept
 
 
 def _last(x: Tensor, count: int) -> Tensor:

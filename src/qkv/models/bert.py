@@ -1,6 +1,6 @@
-"""BERT, from top to bottom: its numbers, the embeddings, a block, the heads, the model.
+"""BERT, from top to bottom: its numbers, the embeddings, the heads, the model.
 
-    tokens → embeddings → block × layers → hidden states → pooler, masked-language head, next-sentence head
+    tokens → embeddings → block × layers → hidden states → pooler, masked-language head, next-sentence head, labels
 
 Paper: Devlin et al. 2019, arXiv:1810.04805.
 """
@@ -15,10 +15,27 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qkv.core.checks import check_indices, check_number, check_rate, check_whole
-from qkv.core.map import AttentionMap
-from qkv.errors import ArgumentError, KindError, ShapeError, UnsupportedError, must
+from qkv.errors import ArgumentError, ShapeError, UnsupportedError, must
 from qkv.masks.algebra import Mask
-from qkv.mechanisms.multihead import MultiHead
+from qkv.models.cross_entropy import cross_entropy
+from qkv.models.layers import (
+    Block,
+    Encoded,
+    MakesScore,
+    MakesSelection,
+    Placement,
+    Positions,
+    added,
+    bias_of,
+    check_mask,
+    check_positions,
+    check_tokens,
+    draw,
+    layer_norm,
+    place,
+    post_norm,
+    turning,
+)
 from qkv.positions.embeddings import LearnedPositions, Segments
 
 
@@ -56,96 +73,92 @@ class BertConfig:
 class Embeddings(nn.Module):
     """What a token is, where it stands and which sentence it is of: three vectors, summed and normalised."""
 
-    def __init__(self, config: BertConfig) -> None:
+    def __init__(self, config: BertConfig, placement: Placement, positions: Positions) -> None:
         super().__init__()
         self.tokens = nn.Embedding(config.vocabulary, config.width)
-        self.positions = LearnedPositions(config.positions, config.width)
+        self.positions = positions
         self.segments = Segments(config.segments, config.width)
-        self.norm = nn.LayerNorm(config.width, config.epsilon)
+        self.norm = placement.norm(config.width)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, tokens: Int[Tensor, "*batch positions"], segments: Int[Tensor, "*batch positions"]
+        self,
+        tokens: Int[Tensor, "*batch positions"],
+        segments: Int[Tensor, "*batch positions"],
+        places: Int[Tensor, "*lead positions"],
     ) -> Float[Tensor, "*batch positions width"]:
         """Sum token, position and segment, and normalise."""
-        places = torch.arange(tokens.shape[-1], device=tokens.device)
-        return self.dropout(self.norm(self.tokens(tokens) + self.positions(places) + self.segments(segments)))
-
-
-class Block(nn.Module):
-    """Attention, then a feed-forward layer; each is added to its input and the sum normalised (post-norm)."""
-
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__()
-        self.attention = MultiHead(config.width, config.heads, dropout=config.attention_dropout)
-        self.attention_norm = nn.LayerNorm(config.width, config.epsilon)
-        self.expand = nn.Linear(config.width, config.feed_forward)
-        self.gelu = _gelu(config)
-        self.contract = nn.Linear(config.feed_forward, config.width)
-        self.feed_forward_norm = nn.LayerNorm(config.width, config.epsilon)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(
-        self, x: Float[Tensor, "*batch positions width"], mask: Mask | None = None
-    ) -> Float[Tensor, "*batch positions width"]:
-        """Let every position read the others, then think for itself."""
-        return self._finish(x, self.attention(x, mask=mask))
-
-    def with_map(
-        self, x: Float[Tensor, "*batch positions width"], mask: Mask | None = None
-    ) -> tuple[Float[Tensor, "*batch positions width"], AttentionMap]:
-        """Do what a call does, and also return the map of the attention."""
-        read, seen = self.attention.with_map(x, mask=mask)
-        return self._finish(x, read), seen
-
-    def _finish(self, x: Tensor, read: Tensor) -> Tensor:
-        x = self.attention_norm(x + self.dropout(read))
-        return self.feed_forward_norm(x + self.dropout(self.contract(self.gelu(self.expand(x)))))
+        x = added(self.positions, self.tokens(tokens), places) + self.segments(segments)
+        return self.dropout(self.norm(x))
 
 
 class MaskedHead(nn.Module):
     """The masked-language head: which token stands here? Its last matrix is the token embedding's own, transposed."""
 
-    def __init__(self, config: BertConfig) -> None:
+    def __init__(self, config: BertConfig, placement: Placement) -> None:
         super().__init__()
         self.dense = nn.Linear(config.width, config.width)
         self.gelu = _gelu(config)
-        self.norm = nn.LayerNorm(config.width, config.epsilon)
+        self.norm = placement.norm(config.width)
         self.bias = nn.Parameter(torch.zeros(config.vocabulary))
 
     def forward(
         self, hidden: Float[Tensor, "*places width"], embedding: Float[Tensor, "vocabulary width"]
     ) -> Float[Tensor, "*places vocabulary"]:
         """Give the logits of every token."""
-        return F.linear(self.norm(self.gelu(self.dense(hidden))), embedding, self.bias)
+        return F.linear(self.bend(hidden), embedding, self.bias)
 
-
-@dataclass(frozen=True, eq=False)
-class Encoded:
-    """One pass, to look at: `hidden[i]` enters block i, `hidden[i + 1]` leaves it, and `maps[i]` is its attention."""
-
-    hidden: tuple[Float[Tensor, "*batch positions width"], ...]
-    maps: tuple[AttentionMap, ...]
+    def bend(self, hidden: Float[Tensor, "*places width"]) -> Float[Tensor, "*places width"]:
+        """Turn hidden states into what the embedding is compared with."""
+        return self.norm(self.gelu(self.dense(hidden)))
 
 
 class Bert(nn.Module):
-    """BERT: a stack of blocks that see both ways, and the two heads it was trained with.
+    """BERT: a stack of blocks that see both ways, and the heads it was trained with.
 
-    `pooler`, `masked` and `next_sentence` are None in a model that was loaded without them.
+    The paper's choices are the defaults: learned positions, LayerNorm after each sum, softmax of scaled dot products.
+    `placement`, `positions`, `score` and `select` take others, a score or selection with parameters as a function that
+    makes one for each layer. `pooler`, `masked` and `next_sentence` are None in a model that was loaded without them;
+    `labels` (of texts) and `token_labels` are None until they are added.
 
     Paper: Devlin et al. 2019, arXiv:1810.04805.
     Cost: 12·width² parameters a layer where feed_forward = 4·width; positions²·width time a layer for the attention.
+    Raises: KindError for choices that are none.
     """
 
-    def __init__(self, config: BertConfig) -> None:
+    def __init__(
+        self,
+        config: BertConfig,
+        *,
+        placement: Placement | None = None,
+        positions: Positions | None = None,
+        score: MakesScore = None,
+        select: MakesSelection = None,
+    ) -> None:
         super().__init__()
         self.config = config
-        self.embeddings = Embeddings(config)
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
+        # Hugging Face's layout knows the paper's choices alone.
+        self.is_the_papers = placement is positions is score is select is None
+        placement = post_norm(layer_norm(epsilon=config.epsilon)) if placement is None else placement
+        positions = LearnedPositions(config.positions, config.width) if positions is None else positions
+        check_positions("Bert", positions)
+        self.embeddings = Embeddings(config, placement, positions)
+        self.layers = nn.ModuleList(
+            Block(
+                config.width, config.heads, config.feed_forward, placement,
+                activation=_gelu(config), dropout=config.dropout, attention_dropout=config.attention_dropout,
+                positions=turning(positions), score=score, select=select,
+            )
+            for _ in range(config.layers)
+        )  # fmt: skip
+        self.norm = placement.final(config.width)
         self.pooler: nn.Linear | None = nn.Linear(config.width, config.width)
-        self.masked: MaskedHead | None = MaskedHead(config)
+        self.masked: MaskedHead | None = MaskedHead(config, placement)
         self.next_sentence: nn.Linear | None = nn.Linear(config.width, 2)
-        self.apply(_initialise)
+        self.labels: nn.Linear | None = None
+        self.token_labels: nn.Linear | None = None
+        self.dropout = nn.Dropout(config.dropout)
+        self.apply(draw)
 
     @property
     def positions(self) -> int:
@@ -157,23 +170,29 @@ class Bert(nn.Module):
         tokens: Int[Tensor, "*batch positions"],
         segments: Int[Tensor, "*batch positions"] | None = None,
         *,
+        positions: Int[Tensor, "*lead positions"] | None = None,
         mask: Mask | None = None,
     ) -> Float[Tensor, "*batch positions width"]:
         """Give the last layer's hidden states. Segments are 0 by default; `qkv.padding(keys=lengths)` hides padding.
 
+        Texts packed on one row say where each token stands in its own, and keep to themselves by
+        `qkv.documents(lengths)`.
+
         Raises: KindError, ShapeError, ArgumentError for tokens or segments that are no integers, do not fit each other,
         lie beyond their tables (checked on the CPU) or are more than the positions.
         """
-        x = self._embed(tokens, segments, mask)
+        x = self._embed(tokens, segments, positions, mask)
+        bias = bias_of(self.embeddings.positions)
         for block in self.layers:
-            x = block(x, mask)
-        return x
+            x = block(x, mask=mask, bias=bias)
+        return self.norm(x)
 
     def encode(
         self,
         tokens: Int[Tensor, "*batch positions"],
         segments: Int[Tensor, "*batch positions"] | None = None,
         *,
+        positions: Int[Tensor, "*lead positions"] | None = None,
         mask: Mask | None = None,
     ) -> Encoded:
         """Do what a call does, and keep every layer's hidden states and attention map.
@@ -181,34 +200,146 @@ class Bert(nn.Module):
         Cost: that of a call, and O(layers·positions·width) memory.
         Raises: as a call.
         """
-        hidden, maps = [self._embed(tokens, segments, mask)], []
+        hidden, maps = [self._embed(tokens, segments, positions, mask)], []
+        bias = bias_of(self.embeddings.positions)
         for block in cast(Iterable[Block], self.layers):
-            x, seen = block.with_map(hidden[-1], mask)
+            x, seen = block.with_map(hidden[-1], mask=mask, bias=bias)
             hidden.append(x)
             maps.append(seen)
-        return Encoded(tuple(hidden), tuple(maps))
+        return Encoded((*hidden[:-1], self.norm(hidden[-1])), tuple(maps))
 
-    def pool(self, hidden: Float[Tensor, "*batch positions width"]) -> Float[Tensor, "*batch width"]:
-        """Sum a text up by its first token's hidden state: tanh(W h₀ + b).
+    # What its heads say
+
+    def pool(
+        self, hidden: Float[Tensor, "*batch positions width"], first: Int[Tensor, " texts"] | None = None
+    ) -> Float[Tensor, "*texts width"]:
+        """Sum a text up by its first token's hidden state: tanh(W h₀ + b). `first` finds it among all, in packed rows.
 
         Raises: UnsupportedError if the model has no pooler.
         """
-        return self._head("pool", "pooler")(hidden[..., 0, :]).tanh()
+        pooler = self._head("pool", "pooler")
+        return pooler(hidden[..., 0, :] if first is None else hidden.flatten(0, -2)[first]).tanh()
 
     def predict_tokens(self, hidden: Float[Tensor, "*places width"]) -> Float[Tensor, "*places vocabulary"]:
-        """Give the logits of the token at each place; training wants those of the masked places alone.
+        """Give the logits of the token at each place.
 
         Raises: UnsupportedError if the model has no masked-language head.
         """
         return self._head("predict_tokens", "masked")(hidden, self.embeddings.tokens.weight)
 
-    def predict_next(self, hidden: Float[Tensor, "*batch positions width"]) -> Float[Tensor, "*batch 2"]:
+    def predict_next(
+        self, hidden: Float[Tensor, "*batch positions width"], first: Int[Tensor, " texts"] | None = None
+    ) -> Float[Tensor, "*texts 2"]:
         """Give the logits of: the second sentence follows the first; it is any other.
 
         Raises: UnsupportedError if the model has no pooler or no next-sentence head.
         """
         head = self._head("predict_next", "next_sentence")
-        return head(self.pool(hidden))
+        return head(self.pool(hidden, first))
+
+    def predict_label(
+        self, hidden: Float[Tensor, "*batch positions width"], first: Int[Tensor, " texts"] | None = None
+    ) -> Float[Tensor, "*texts labels"]:
+        """Give the logits of each text's label.
+
+        Raises: UnsupportedError if the model has no pooler or no labels (`add_labels`).
+        """
+        head = self._head("predict_label", "labels")
+        return head(self.dropout(self.pool(hidden, first)))
+
+    def predict_token_labels(self, hidden: Float[Tensor, "*places width"]) -> Float[Tensor, "*places labels"]:
+        """Give the logits of each token's label.
+
+        Raises: UnsupportedError if the model has no labels of tokens (`add_labels`).
+        """
+        return self._head("predict_token_labels", "token_labels")(self.dropout(hidden))
+
+    def add_labels(self, count: int, *, of_tokens: bool = False) -> None:
+        """Add a head that labels texts, or tokens, drawn anew. The heads of pretraining go, as there is one task now.
+
+        Raises: KindError, ArgumentError unless the count is an integer of at least 1; UnsupportedError for labels of
+        texts in a model without a pooler.
+        """
+        check_whole("Bert.add_labels", "count", count, 1)
+        if not of_tokens:
+            self._head("add_labels", "pooler")
+        head = nn.Linear(self.config.width, count).to(self.embeddings.tokens.weight)
+        head.apply(draw)
+        self.masked = self.next_sentence = None
+        self.labels, self.token_labels = (None, head) if of_tokens else (head, None)
+        if of_tokens:
+            self.pooler = None
+
+    # What it learns by: sums of losses, and how many they are of
+
+    def loss(
+        self,
+        tokens: Int[Tensor, "*batch positions"],
+        places: Int[Tensor, " masked"],
+        targets: Int[Tensor, " masked"],
+        segments: Int[Tensor, "*batch positions"] | None = None,
+        *,
+        positions: Int[Tensor, "*lead positions"] | None = None,
+        mask: Mask | None = None,
+    ) -> tuple[Float[Tensor, ""], int]:
+        """Sum the masked-language losses, of the masked places alone: they count through all tokens, row after row.
+
+        Cost: that of a call, and 6·masked·vocabulary·width operations, in chunks.
+        Raises: as a call, and as `cross_entropy`; UnsupportedError if the model has no masked-language head.
+        """
+        self._head("loss", "masked")
+        return self.loss_of_masked(self(tokens, segments, positions=positions, mask=mask), places, targets)
+
+    def loss_of_masked(
+        self,
+        hidden: Float[Tensor, "*batch positions width"],
+        places: Int[Tensor, " masked"],
+        targets: Int[Tensor, " masked"],
+    ) -> tuple[Float[Tensor, ""], int]:
+        """Sum the masked-language losses of hidden states.
+
+        Raises: as `loss`.
+        """
+        head = cast(MaskedHead, self._head("loss_of_masked", "masked"))
+        flat = hidden.flatten(0, -2)
+        check_indices("Bert.loss_of_masked", "places", places, flat.shape[0])
+        return _total(head.bend(flat[places]), self.embeddings.tokens.weight, targets, head.bias)
+
+    def loss_of_next(
+        self,
+        hidden: Float[Tensor, "*batch positions width"],
+        targets: Int[Tensor, "*texts"],
+        first: Int[Tensor, " texts"] | None = None,
+    ) -> tuple[Float[Tensor, ""], int]:
+        """Sum the next-sentence losses: 0 where the second sentence follows, 1 where it is any other.
+
+        Raises: as `predict_next`, and as `cross_entropy`.
+        """
+        head = cast(nn.Linear, self._head("loss_of_next", "next_sentence"))
+        return _total(self.pool(hidden, first), head.weight, targets, head.bias)
+
+    def loss_of_label(
+        self,
+        hidden: Float[Tensor, "*batch positions width"],
+        targets: Int[Tensor, "*texts"],
+        first: Int[Tensor, " texts"] | None = None,
+    ) -> tuple[Float[Tensor, ""], int]:
+        """Sum the losses of the texts' labels.
+
+        Raises: as `predict_label`, and as `cross_entropy`.
+        """
+        head = cast(nn.Linear, self._head("loss_of_label", "labels"))
+        return _total(self.dropout(self.pool(hidden, first)), head.weight, targets, head.bias)
+
+    def loss_of_token_labels(
+        self, hidden: Float[Tensor, "*places width"], targets: Int[Tensor, "*places"]
+    ) -> tuple[Float[Tensor, ""], int]:
+        """Sum the losses of the tokens' labels; a negative target is none.
+
+        Raises: as `predict_token_labels`, and as `cross_entropy`.
+        """
+        head = cast(nn.Linear, self._head("loss_of_token_labels", "token_labels"))
+        return _total(self.dropout(hidden), head.weight, targets, head.bias)
 
     def _head(self, function: str, name: str) -> nn.Module:
         head = getattr(self, name)
@@ -216,31 +347,23 @@ class Bert(nn.Module):
             raise UnsupportedError(must(f"Bert.{function}", "the model", f"have its head {name!r}", None))
         return head
 
-    def _embed(self, tokens: Tensor, segments: Tensor | None, mask: Mask | None) -> Tensor:
-        check_indices("Bert", "tokens", tokens, self.config.vocabulary)
-        if tokens.ndim == 0 or tokens.shape[-1] > self.config.positions:
-            rule = f"have the shape [*batch, positions], at most {self.config.positions} positions"
-            raise ShapeError(must("Bert", "tokens", rule, list(tokens.shape)))
+    def _embed(self, tokens: Tensor, segments: Tensor | None, positions: Tensor | None, mask: Mask | None) -> Tensor:
+        check_tokens("Bert", tokens, self.config.vocabulary)
+        places = place("Bert", tokens, positions, self.config.positions)
         if segments is None:
             segments = torch.zeros_like(tokens)
         check_indices("Bert", "segments", segments, self.config.segments)
         if segments.shape != tokens.shape:
             rule = f"have the tokens' shape {list(tokens.shape)}"
             raise ShapeError(must("Bert", "segments", rule, list(segments.shape)))
-        if mask is not None and not isinstance(mask, Mask):
-            fix = "qkv.padding(keys=...) of lengths, or of booleans where True = keep"
-            raise KindError(must("Bert", "mask", "be a mask", type(mask).__name__, fix))
-        return self.embeddings(tokens.long(), segments)
+        check_mask("Bert", mask)
+        return self.embeddings(tokens.long(), segments, places)
+
+
+def _total(x: Tensor, weight: Tensor, targets: Tensor, bias: Tensor) -> tuple[Tensor, int]:
+    return cross_entropy(x.flatten(0, -2), weight, targets.flatten(), bias), int((targets >= 0).sum())
 
 
 def _gelu(config: BertConfig) -> nn.GELU:
     """x·Φ(x), by the error function as in the paper's code, or by tanh as some later models have it."""
     return nn.GELU("tanh" if config.tanh_gelu else "none")
-
-
-def _initialise(module: nn.Module) -> None:
-    """Draw matrices from N(0, 0.02), as the paper's code does; biases are 0 and norms 1."""
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
-    if isinstance(module, nn.Linear):
-        nn.init.zeros_(module.bias)
