@@ -3,13 +3,14 @@
 import os
 import signal
 import threading
+import time
 
 import pytest
 
 from qkv.training.interrupt import Interrupt, ignore_interrupts
 
 
-def test_the_first_is_noted_and_the_second_ends():
+def test_the_first_is_noted_and_the_second_ends(monkeypatch):
     said = []
     before = signal.getsignal(signal.SIGTERM)
     with Interrupt(said.append) as interrupt:
@@ -17,8 +18,12 @@ def test_the_first_is_noted_and_the_second_ends():
         os.kill(os.getpid(), signal.SIGINT)
         assert interrupt.asked == "SIGINT"
         assert said == ["SIGINT: this step is finished and kept; once more to leave at once"]
+        # A launcher's echo of the same Ctrl-C.
+        os.kill(os.getpid(), signal.SIGINT)
+        monkeypatch.setattr(time, "monotonic", lambda now=time.monotonic(): now + 1)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+        assert len(said) == 1
     assert signal.getsignal(signal.SIGTERM) is before
 
 
