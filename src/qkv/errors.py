@@ -3,7 +3,16 @@
 Every message reads `<function>: <argument> must <rule>; got <value> (<shape or fix>)`; `must` writes it.
 """
 
-__all__ = ["ArgumentError", "FileError", "KindError", "QkvError", "ShapeError", "TrainingError", "UnsupportedError", "must"]
+__all__ = [
+    "ArgumentError",
+    "FileError",
+    "KindError",
+    "QkvError",
+    "ShapeError",
+    "TrainingError",
+    "UnsupportedError",
+    "must",
+]
 
 
 class QkvError(Exception):

@@ -20,7 +20,8 @@ def test_the_first_is_noted_and_the_second_ends(monkeypatch):
         assert said == ["SIGINT: this step is finished and kept; once more to leave at once"]
         # A launcher's echo of the same Ctrl-C.
         os.kill(os.getpid(), signal.SIGINT)
-        monkeypatch.setattr(time, "monotonic", lambda now=time.monotonic(): now + 1)
+        later = time.monotonic() + 1
+        monkeypatch.setattr(time, "monotonic", lambda: later)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
         assert len(said) == 1

@@ -1,4 +1,4 @@
-"""A tiny task with everything that matters: embeddings, dropout, a norm, ragged batches, targets that vary in number."""
+"""A tiny task with all that matters: embeddings, dropout, a norm, a buffer, batches whose targets vary in number."""
 
 import math
 import time
@@ -29,7 +29,8 @@ class Numbers:
         return self.count
 
     def __getitem__(self, number):
-        time.sleep(self.pause)
+        if self.pause:
+            time.sleep(self.pause)
         generator = torch.Generator().manual_seed(self.seed * 10_007 + number)
         tokens = torch.randint(11, (3 + number % 4,), generator=generator)
         return Rows(tokens, (tokens * 3 + 1) % 11 if number != self.bad else torch.full_like(tokens, -1))

@@ -62,7 +62,9 @@ def save_checkpoint(
     try:
         with whole_folder(checkpoint.folder) as temporary:
             for name, named in tensors.items():
-                save_file({key: tensor.contiguous() for key, tensor in named.items()}, temporary / f"{name}.safetensors")
+                save_file(
+                    {key: tensor.contiguous() for key, tensor in named.items()}, temporary / f"{name}.safetensors"
+                )
             (temporary / STATE).write_text(json.dumps(checkpoint.state), encoding="utf-8")
             marks = {path.name: _mark(path) for path in sorted(temporary.iterdir())}
             (temporary / MARKER).write_text(json.dumps({"format": 1, "files": marks}, indent=1), encoding="utf-8")

@@ -1,7 +1,7 @@
 """Metrics: one JSON object a line, flushed, in a file that reads after a crash as if there had been none.
 
-    {"step": 12, "loss": 3.21, "rate": 0.0003, …}
-    {"step": 12, "validation_loss": 3.40}
+{"step": 12, "loss": 3.21, "rate": 0.0003, …}
+{"step": 12, "validation_loss": 3.40}
 """
 
 import errno
@@ -31,9 +31,9 @@ class Metrics:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ModuleNotFoundError as error:
-                fix = "pip install tensorboard"
-                raise UnsupportedError(must("Metrics", "tensorboard", "be installed", "no such package", fix)) from error
-            self._board = SummaryWriter(str(tensorboard), purge_step=step + 1)  # type: ignore[no-untyped-call]
+                text = must("Metrics", "tensorboard", "be installed", "no such package", "pip install tensorboard")
+                raise UnsupportedError(text) from error
+            self._board = SummaryWriter(str(tensorboard), purge_step=step + 1)
         try:
             # Unbuffered: what a full disk refused must not come again when the file is closed.
             self._file = path.open("ab", buffering=0)

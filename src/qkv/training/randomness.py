@@ -56,15 +56,16 @@ def deterministic() -> Iterator[None]:
     # cuBLAS reads it when it first starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     was, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    filled = torch.utils.deterministic.fill_uninitialized_memory
+    memory: Any = torch.utils.deterministic
+    filled = memory.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
     # The fill costs time, and is there to find bugs: it stays if somebody else asked for it.
-    torch.utils.deterministic.fill_uninitialized_memory = was and filled
+    memory.fill_uninitialized_memory = was and filled
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(was, warn_only=warned)
-        torch.utils.deterministic.fill_uninitialized_memory = filled
+        memory.fill_uninitialized_memory = filled
 
 
 def _written(state: torch.Tensor) -> str:

@@ -1,14 +1,13 @@
 """A run: the folder of one training.
 
-    run.json         what was trained: kind, options, seed, versions, command
-    metrics.jsonl    a JSON object for each step and each validation
-    checkpoints/     what resuming needs
-    model/           the best model so far, for users
+run.json         what was trained: kind, options, seed, versions, command
+metrics.jsonl    a JSON object for each step and each validation
+checkpoints/     what resuming needs
+model/           the best model so far, for users
 """
 
 import json
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Mapping

@@ -3,7 +3,8 @@
 A name says which parameter a tensor belongs to, so a checkpoint does not depend on the number of ranks.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from qkv.folders import file_error
+from qkv.training.task import Task
 
 
 def adamw(model: nn.Module, weight_decay: float, betas: tuple[float, float]) -> Optimizer:
@@ -81,6 +83,21 @@ def load_optimizer_state(model: nn.Module, optimizer: Optimizer, tensors: dict[s
     optimizer.load_state_dict(packed)
 
 
+@contextmanager
+def whole_model(task: Task, copy: nn.Module | None, accelerator: Any) -> Iterator[None]:
+    """Let a task see its model whole on the main rank: if it is sharded, as the copy, with its weights of now."""
+    sharded = task.model
+    if accelerator.is_fsdp2:
+        weights = weights_of(sharded, keep=copy is not None)
+        if copy is not None:
+            copy.load_state_dict(weights, strict=False)
+            task.model = copy.eval()
+    try:
+        yield
+    finally:
+        task.model = sharded
+
+
 def whole(tensor: Tensor) -> Tensor:
     """Give a tensor that is sharded over ranks as one; every rank must call it."""
     gather: Any = getattr(tensor, "full_tensor", None)
@@ -96,7 +113,7 @@ def _gathered(tensors: Iterable[tuple[str, Tensor]], keep: bool) -> dict[str, Te
     return kept
 
 
-def _placed(value: Tensor, like: Tensor) -> Tensor:
+def _placed(value: Tensor, like: Any) -> Tensor:
     """Shard a tensor as another is; a number, the steps taken, is the same on every rank."""
     if value.ndim == 0 or not hasattr(like, "placements"):
         return value
