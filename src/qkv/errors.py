@@ -3,7 +3,16 @@
 Every message reads `<function>: <argument> must <rule>; got <value> (<shape or fix>)`; `must` writes it.
 """
 
-__all__ = ["ArgumentError", "FileError", "KindError", "QkvError", "ShapeError", "UnsupportedError", "must"]
+__all__ = [
+    "ArgumentError",
+    "FileError",
+    "KindError",
+    "QkvError",
+    "ShapeError",
+    "TrainingError",
+    "UnsupportedError",
+    "must",
+]
 
 
 class QkvError(Exception):
@@ -28,6 +37,10 @@ class UnsupportedError(QkvError, NotImplementedError):
 
 class FileError(QkvError, OSError):
     """A file is missing, broken, refused, or in the way."""
+
+
+class TrainingError(QkvError, RuntimeError):
+    """A training cannot go on: its loss or its gradients are not finite."""
 
 
 def must(function: str, argument: str, rule: str, got: object, fix: object = "") -> str:
