@@ -214,11 +214,7 @@ def beam_search(
     # An ended beam leaves its place; so many candidates that enough are left, whichever of them end.
     count = beams * (1 + max(1, stops.numel()))
     for length in range(1, new + 1):
-        likely = (
-            logits.float()
-            .log_softmax(-1)
-            .view(-1 if length > 1 else texts, beams if length > 1 else 1, logits.shape[-1])
-        )
+        likely = logits.float().log_softmax(-1).view(texts, -1, logits.shape[-1])
         scores = (open_scores[..., None] + likely).flatten(1)
         scores, index = scores.topk(min(count, scores.shape[-1]), -1)
         parent, token = index // logits.shape[-1], index % logits.shape[-1]
