@@ -54,6 +54,20 @@ def test_cross_attention_reads_a_memory_of_its_own_width():
     torch.testing.assert_close(layer(x, memory), by_hand(layer, x, memory), rtol=0, atol=1e-14)
 
 
+@pytest.mark.parametrize("choices", [{}, {"key_heads": 1, "value_dim": 3}, {"positions": qkv.rotary()}])
+def test_a_memory_read_before_is_as_good_and_projected_once(choices):
+    layer = scramble(MultiHead(8, 2, memory=6, **choices).double())
+    x, memory = draw(2, 5, 8), draw(2, 7, 6, seed=1)
+    calls = []
+    layer.key.register_forward_hook(lambda *_: calls.append(1))
+    read = layer.read(memory)
+    mask = qkv.padding(keys=torch.tensor([7, 3]))
+    found = layer(x, read, mask=mask), layer.with_map(x, read, mask=mask)[0]
+    assert len(calls) == 1
+    for each in found:
+        torch.testing.assert_close(each, layer(x, memory, mask=mask), rtol=0, atol=0)
+
+
 def test_each_head_projects_the_whole_embedding():
     layer = MultiHead(8, 2).double()
     x = draw(1, 3, 8).requires_grad_()
@@ -241,7 +255,22 @@ def test_repr_tells_the_choices():
         (
             lambda: MultiHead(8, 2)(torch.ones(2, 5, 8), torch.ones(3, 5, 8)),
             errors.ShapeError,
-            "MultiHead: memory must have x's batch [2]; got [3, 5, 8]",
+            "MultiHead: memory must have x's batch [2]; got [3]",
+        ),
+        (
+            lambda: MultiHead(8, 2)(torch.ones(2, 5, 8), MultiHead(8, 2).read(torch.ones(3, 5, 8))),
+            errors.ShapeError,
+            "MultiHead: memory must have x's batch [2]; got [3]",
+        ),
+        (
+            lambda: MultiHead(8, 2)(torch.ones(2, 5, 8), MultiHead(8, 4).read(torch.ones(2, 5, 8))),
+            errors.ShapeError,
+            "MultiHead: memory must have 2 heads of 4 features; got 4 of 2 (read it by the layer that takes it)",
+        ),
+        (
+            lambda: MultiHead(8, 2).read(torch.ones(2, 5, 6)),
+            errors.ShapeError,
+            "MultiHead: memory must have the width 8; got 6 ([2, 5, 6])",
         ),
         (
             lambda: MultiHead(8, 2)(torch.ones(2, 5, 8).double()),

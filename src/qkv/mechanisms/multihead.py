@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,6 +21,14 @@ from qkv.mechanisms.cache import KeyValueCache
 from qkv.positions.rotary import Rotary
 from qkv.scores.dot import scaled_dot
 from qkv.selections.soft import softmax
+
+
+@dataclass(frozen=True, eq=False)
+class Memory:
+    """A memory's keys and values in heads, made once by `MultiHead.read` for all the queries that are still to come."""
+
+    key: Float[Tensor, "*batch key_heads keys dim"]
+    value: Float[Tensor, "*batch key_heads keys value_dim"]
 
 
 class MultiHead(nn.Module):
@@ -91,7 +100,7 @@ class MultiHead(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "*batch queries width"],
-        memory: Float[Tensor, "*batch keys memory_width"] | None = None,
+        memory: Float[Tensor, "*batch keys memory_width"] | Memory | None = None,
         *,
         mask: Mask | Bool[Tensor, "..."] | None = None,
         bias: Bias | Float[Tensor, "..."] | None = None,
@@ -99,7 +108,7 @@ class MultiHead(nn.Module):
     ) -> Float[Tensor, "*batch queries width"]:
         """Let x attend to the memory, or to itself and to what a cache holds of its past; the cache then holds x too.
 
-        A call that fails leaves the cache as it was.
+        A memory that was `read` before is not projected again. A call that fails leaves the cache as it was.
 
         Raises: ShapeError, KindError for what does not fit; ArgumentError for a cache beside a memory; as `attend`.
         """
@@ -111,7 +120,7 @@ class MultiHead(nn.Module):
     def with_map(
         self,
         x: Float[Tensor, "*batch queries width"],
-        memory: Float[Tensor, "*batch keys memory_width"] | None = None,
+        memory: Float[Tensor, "*batch keys memory_width"] | Memory | None = None,
         *,
         mask: Mask | Bool[Tensor, "..."] | None = None,
         bias: Bias | Float[Tensor, "..."] | None = None,
@@ -128,6 +137,15 @@ class MultiHead(nn.Module):
             heads, seen = attend_with_map(query, key, value, bias=bias, mask=mask, **self._choices)
             return self.output(_from_heads(heads)), seen
 
+    def read(self, memory: Float[Tensor, "*batch keys memory_width"]) -> Memory:
+        """Project a memory to keys and values once; calls take the result in the memory's place.
+
+        Cost: 2·memory·dim operations a position for each head of key and value.
+        Raises: ShapeError, KindError for a memory that does not fit.
+        """
+        self._check_input("memory", memory, self.key)
+        return Memory(*self._make_memory(memory, None))
+
     @property
     def _choices(self) -> dict[str, Any]:
         """What every call of `attend` is given."""
@@ -135,18 +153,24 @@ class MultiHead(nn.Module):
         return {"score": self.score, "select": self.select, "dropout": dropout}
 
     def _make_heads(
-        self, x: Tensor, memory: Tensor | None, mask: Mask | Tensor | None, cache: KeyValueCache | None
+        self,
+        x: Tensor,
+        memory: Tensor | Memory | None,
+        mask: Mask | Tensor | None,
+        cache: KeyValueCache | None,
     ) -> tuple[Tensor, Tensor, Tensor, Mask | Tensor | None]:
         """Project, turn by position, and let the cache add its past."""
-        source = self._check(x, memory, cache)
+        self._check(x, memory, cache)
         query = _to_heads(self.query(x), self.heads)
-        key, value = _to_heads(self.key(source), self.key_heads), _to_heads(self.value(source), self.key_heads)
+        if isinstance(memory, Memory):
+            key, value = memory.key, memory.value
+        else:
+            key, value = self._make_memory(x if memory is None else memory, cache)
         if self.positions is not None:
             keys, queries = key.shape[-2], query.shape[-2]
-            places = torch.arange(keys, device=x.device) if cache is None else cache.positions(keys, x.device)
             # The last query stands at the last key, as for every mask and bias.
-            behind = places if queries == keys else torch.arange(keys - queries, keys, device=x.device)
-            query, key = self.positions(query, behind), self.positions(key, places)
+            places = torch.arange(keys - queries, keys, device=x.device)
+            query = self.positions(query, places if cache is None else cache.positions(keys, x.device))
         if cache is None:
             return query, key, value, mask
         mask = dense_mask(mask) if isinstance(mask, Tensor) else mask
@@ -155,24 +179,43 @@ class MultiHead(nn.Module):
             mask = shown if mask is None else shown & mask
         return query, key, value, mask
 
-    def _check(self, x: Tensor, memory: Tensor | None, cache: KeyValueCache | None) -> Tensor:
-        for name, tensor, linear in (("x", x, self.query), ("memory", x if memory is None else memory, self.key)):
-            if not isinstance(tensor, Tensor):
-                raise KindError(must("MultiHead", name, "be a tensor", type(tensor).__name__))
-            check_dense("MultiHead", name, tensor)
-            if tensor.ndim < 2:
-                raise ShapeError(
-                    must("MultiHead", name, "have the shape [*batch, positions, width]", list(tensor.shape))
-                )
-            check_width("MultiHead", name, tensor, linear.in_features)
-            check_dtype("MultiHead", name, tensor, linear.weight)
-        if memory is not None and memory.shape[:-2] != x.shape[:-2]:
-            raise ShapeError(must("MultiHead", "memory", f"have x's batch {list(x.shape[:-2])}", list(memory.shape)))
+    def _make_memory(self, memory: Tensor, cache: KeyValueCache | None) -> tuple[Tensor, Tensor]:
+        """Make keys, turned by position, and values."""
+        key, value = (_to_heads(linear(memory), self.key_heads) for linear in (self.key, self.value))
+        if self.positions is not None:
+            keys = key.shape[-2]
+            key = self.positions(
+                key, torch.arange(keys, device=key.device) if cache is None else cache.positions(keys, key.device)
+            )
+        return key, value
+
+    def _check(self, x: Tensor, memory: Tensor | Memory | None, cache: KeyValueCache | None) -> None:
+        self._check_input("x", x, self.query)
+        if isinstance(memory, Memory):
+            batch, heads, dim = memory.key.shape[:-3], memory.key.shape[-3], memory.key.shape[-1]
+            if (heads, heads * dim) != (self.key_heads, self.key.out_features):
+                rule = f"have {self.key_heads} heads of {self.key.out_features // self.key_heads} features"
+                fix = "read it by the layer that takes it"
+                raise ShapeError(must("MultiHead", "memory", rule, f"{heads} of {dim}", fix))
+        else:
+            source = x if memory is None else memory
+            self._check_input("memory", source, self.key)
+            batch = source.shape[:-2]
+        if batch != x.shape[:-2]:
+            raise ShapeError(must("MultiHead", "memory", f"have x's batch {list(x.shape[:-2])}", list(batch)))
         if memory is not None and cache is not None:
             raise ArgumentError(must("MultiHead", "cache", "be None beside a memory", cache, "a memory does not grow"))
         if cache is not None:
             cache.serve(self)
-        return x if memory is None else memory
+
+    def _check_input(self, name: str, tensor: Tensor, linear: nn.Linear) -> None:
+        if not isinstance(tensor, Tensor):
+            raise KindError(must("MultiHead", name, "be a tensor", type(tensor).__name__))
+        check_dense("MultiHead", name, tensor)
+        if tensor.ndim < 2:
+            raise ShapeError(must("MultiHead", name, "have the shape [*batch, positions, width]", list(tensor.shape)))
+        check_width("MultiHead", name, tensor, linear.in_features)
+        check_dtype("MultiHead", name, tensor, linear.weight)
 
     @classmethod
     def from_torch(cls, module: nn.MultiheadAttention) -> "MultiHead":
