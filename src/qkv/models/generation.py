@@ -85,7 +85,7 @@ class Sample:
             least = logits.topk(self.top_k, -1).values[:, -1:]
             logits = logits.masked_fill(logits < least, -torch.inf)
         if self.top_p is not None:
-            likely, order = logits.softmax(-1).sort(-1, descending=True, stable=True)
+            likely, order = logits.softmax(-1).sort(dim=-1, descending=True, stable=True)
             # A token stays if those before it have not reached p yet.
             late = likely.cumsum(-1) - likely >= self.top_p
             logits = logits.masked_fill(torch.empty_like(late).scatter_(-1, order, late), -torch.inf)

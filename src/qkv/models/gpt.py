@@ -7,6 +7,7 @@ Paper: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import cast
 
 import torch
@@ -172,7 +173,7 @@ class Gpt(nn.Module):
         on the CPU) or are more than the positions, and for caches that are not one for each layer.
         """
         x, mask, bias = self._embed(tokens, positions, mask, caches)
-        for block, cache in zip(self.layers, caches or [None] * len(self.layers), strict=True):
+        for block, cache in zip(self.layers, repeat(None) if caches is None else caches, strict=False):
             x = block(x, mask=mask, bias=bias, cache=cache)
         return self.norm(x)
 
