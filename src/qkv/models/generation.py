@@ -9,7 +9,7 @@ A model offers `step`, its state `reorder`; how a state starts is the model's ow
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -24,6 +24,7 @@ NO_TOKEN = -1
 """What stands in the place of a token after a row has stopped."""
 
 
+@runtime_checkable
 class State(Protocol):
     """What a model keeps between steps, for each row."""
 
@@ -32,6 +33,7 @@ class State(Protocol):
         ...
 
 
+@runtime_checkable
 class Generator(Protocol):
     """A model that generates."""
 
@@ -43,6 +45,7 @@ class Generator(Protocol):
 # Choosing a token
 
 
+@runtime_checkable
 class Choice(Protocol):
     """How a token is chosen by its logits."""
 

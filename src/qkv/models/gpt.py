@@ -32,6 +32,7 @@ from qkv.models.layers import (
     added,
     bias_of,
     check_mask,
+    check_placement,
     check_positions,
     check_tokens,
     draw,
@@ -90,11 +91,6 @@ class Past:
         if self.caches or self.lengths is None:
             self.caches = self.caches or [Cache() for _ in range(self._layers)]
             return self.caches, None
-        check_integers("Gpt.start", "lengths", self.lengths)
-        if readable(self.lengths) and (self.lengths < 1).any():
-            raise ArgumentError(
-                must("Gpt.start", "lengths", "be >= 1", int(self.lengths.min()), "a prompt has a token")
-            )
         self.caches = [RaggedCache(self.lengths, tokens.shape[1]) for _ in range(self._layers)]
         return self.caches, self.lengths - 1
 
@@ -131,6 +127,7 @@ class Gpt(nn.Module):
         self.is_the_papers = placement is positions is score is select is None
         placement = pre_norm(layer_norm(epsilon=config.epsilon)) if placement is None else placement
         positions = LearnedPositions(config.positions, config.width) if positions is None else positions
+        check_placement("Gpt", placement)
         check_positions("Gpt", positions)
         self.tokens = nn.Embedding(config.vocabulary, config.width)
         self.places = positions
@@ -222,6 +219,10 @@ class Gpt(nn.Module):
 
         Raises: KindError, ArgumentError unless the lengths are a tensor of integers that lie in 1..the padded length.
         """
+        if lengths is not None:
+            check_integers("Gpt.start", "lengths", lengths)
+            if readable(lengths) and (lengths < 1).any():
+                raise ArgumentError(must("Gpt.start", "lengths", "be >= 1", int(lengths.min()), "a prompt has a token"))
         return Past(len(self.layers), lengths)
 
     def step(self, tokens: Int[Tensor, "rows new"], state: "Past") -> Float[Tensor, "rows vocabulary"]:

@@ -81,9 +81,7 @@ class BertLayout(Layout):
         return plain
 
     def config(self, found: Mapping[str, Any]) -> BertConfig:
-        fields = {
-            ours: found[theirs] for theirs, ours in self.fields.items() if found.get(theirs) is not None
-        }
+        fields = {ours: found[theirs] for theirs, ours in self.fields.items() if found.get(theirs) is not None}
         return BertConfig(**fields, tanh_gelu=found.get("hidden_act") in _TANH_GELU)
 
     def build(self, config: BertConfig, found: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Bert:

@@ -65,9 +65,7 @@ class GptLayout(Layout):
         return plain
 
     def config(self, found: Mapping[str, Any]) -> GptConfig:
-        fields = {
-            ours: found[theirs] for theirs, ours in self.fields.items() if found.get(theirs) is not None
-        }
+        fields = {ours: found[theirs] for theirs, ours in self.fields.items() if found.get(theirs) is not None}
         if isinstance(width := fields.get("width", GptConfig.width), int):
             fields.setdefault("feed_forward", 4 * width)
         exact = found.get("activation_function", "gelu_new") in ("gelu", "gelu_python")
