@@ -129,11 +129,11 @@ def test_equals_transformers(act):
         max_position_embeddings=16, hidden_act=act, initializer_range=0.5,
     )  # fmt: skip
     theirs = transformers.BertForPreTraining._from_config(theirs_config, attn_implementation="eager").eval()
-    from qkv.models.pretrained import _plain_names, _their_name
+    from qkv.models.layouts.bert import BertLayout
 
     ours = Bert(BertConfig(50, 12, 3, 4, 20, 16, tanh_gelu=act == "gelu_new")).eval()
-    tensors = _plain_names(theirs.state_dict())
-    ours.load_state_dict({name: tensors[_their_name(name)] for name in ours.state_dict()})
+    tensors = BertLayout().plain("test", theirs.state_dict())
+    ours.load_state_dict(BertLayout().ours(tensors, ours.state_dict()))
     keep = torch.arange(9) < LENGTHS[:, None]
     expected = theirs(
         TOKENS, attention_mask=keep.long(), token_type_ids=SEGMENTS, output_hidden_states=True, output_attentions=True
