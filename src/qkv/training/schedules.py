@@ -8,12 +8,13 @@ All warm up the same way: the factor rises by equal steps to 1, which it has at 
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from qkv.core.checks import check_rate, check_whole
 from qkv.errors import ArgumentError, must
 
 
+@runtime_checkable
 class Schedule(Protocol):
     """What a schedule offers: the factor of a step, the first being 0."""
 

@@ -1,11 +1,12 @@
 """What a training asks of what it trains."""
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 
+@runtime_checkable
 class Batch(Protocol):
     """A batch: tensors that move together."""
 
@@ -13,6 +14,7 @@ class Batch(Protocol):
         """Give the same on a device."""
 
 
+@runtime_checkable
 class Batches(Protocol):
     """Batches by number. A batch depends on its number alone, so that any rank, worker or resumed run gets the same.
 
@@ -26,6 +28,7 @@ class Batches(Protocol):
         """Give a batch."""
 
 
+@runtime_checkable
 class Task(Protocol):
     """A model, its data, and what to do with them."""
 
