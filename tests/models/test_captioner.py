@@ -5,10 +5,12 @@ import torch
 
 from qkv import errors
 from qkv.models.captioner import Captioner, CaptionerConfig, hard, soft
+from qkv.text.batching import Sequences
 
 CONFIG = CaptionerConfig(vocabulary=7, height=8, width=16, channels=8, embedding=6, hidden=10, attention=5, dropout=0.0)
 TOKENS = torch.tensor([[1, 3, 4, 5], [1, 4, 0, 0]])
-TARGETS = torch.tensor([[3, 4, 5, 2], [4, 2, -1, -1]])
+TARGET = Sequences(torch.tensor([1, 3, 4, 5, 1, 4]), torch.tensor([4, 2]))
+TARGETS = torch.tensor([3, 4, 5, 2, 4, 2])
 
 
 def images(count=2):
@@ -57,21 +59,23 @@ def test_what_follows_changes_nothing_before(model):
 
 def test_padding_adds_nothing_to_the_loss(model):
     model.eval()
-    both = model.loss(images(), TOKENS, TARGETS)
+    both, count = model.loss(images(), TARGET, TARGETS)
     alone = [
-        model.loss(images()[row : row + 1], TOKENS[row : row + 1, :length], TARGETS[row : row + 1, :length])
-        for row, length in ((0, 4), (1, 2))
+        model.loss(images()[row : row + 1], Sequences.of([TARGET.split()[row]]), TARGETS.split([4, 2])[row])[0]
+        for row in (0, 1)
     ]
     torch.testing.assert_close(both, sum(alone))
+    assert count == 6
 
 
 def test_the_soft_loss_by_its_definition():
     torch.manual_seed(0)
     model = Captioner(CONFIG)
     logits, weights = model(images(), TOKENS)
-    rows = torch.nn.functional.cross_entropy(logits.flatten(0, 1), TARGETS.flatten(), ignore_index=-1, reduction="sum")
+    words = torch.cat((logits[0], logits[1, :2]))
+    rows = torch.nn.functional.cross_entropy(words, TARGETS, reduction="sum")
     seen = torch.stack([weights[0].sum(0), weights[1, :2].sum(0)])
-    torch.testing.assert_close(model.loss(images(), TOKENS, TARGETS), rows + (1 - seen).square().sum())
+    torch.testing.assert_close(model.loss(images(), TARGET, TARGETS)[0], rows + (1 - seen).square().sum())
 
 
 @pytest.mark.slow
@@ -86,14 +90,15 @@ def test_the_gradient_of_hard_attention_is_that_of_the_expected_loss():
         # What is seen matters, so that there is something to learn.
         model.from_context.weight.mul_(5)
         model.output.weight.mul_(5)
-    picture, token, target = torch.rand(1, 1, 4, 12).double(), torch.tensor([[1]]), torch.tensor([[2]])
+    picture, token, target = torch.rand(1, 1, 4, 12).double(), torch.tensor([[1]]), torch.tensor([2])
+    word = Sequences.of(token)
     vector = model.attention.score.vector
 
     drawn = []
     for seed in range(1000):
         torch.manual_seed(seed)
         model.baseline.value.fill_(-2)
-        (gradient,) = torch.autograd.grad(model.loss(picture, token, target), vector)
+        (gradient,) = torch.autograd.grad(model.loss(picture, word, target)[0], vector)
         drawn.append(gradient)
     drawn = torch.stack(drawn)
 
@@ -115,23 +120,23 @@ def test_the_baseline_follows_the_rewards():
     torch.manual_seed(0)
     model = Captioner(CONFIG, hard)
     assert model.baseline.value == 0
-    model.loss(images(), TOKENS, TARGETS)
+    model.loss(images(), TARGET, TARGETS)
     assert model.baseline.value < 0
     before = model.baseline.value.clone()
-    model.eval().loss(images(), TOKENS, TARGETS)
+    model.eval().loss(images(), TARGET, TARGETS)
     assert torch.equal(model.baseline.value, before)
 
 
 def test_gradients_reach_every_parameter(model):
-    model.loss(images(), TOKENS, TARGETS).backward()
+    model.loss(images(), TARGET, TARGETS)[0].backward()
     silent = [name for name, one in model.named_parameters() if one.grad is None or not one.grad.abs().sum()]
     # Hard attention's context has no gate.
     assert silent == ([] if model.attention.__class__.__name__ == "Bahdanau" else ["gate.weight", "gate.bias"])
 
 
 def test_no_targets(model):
-    loss = model.loss(images(), TOKENS, torch.full_like(TARGETS, -1))
-    assert loss.isfinite()
+    loss, count = model.loss(images(), TARGET, torch.full_like(TARGETS, -1))
+    assert loss.isfinite() and count == 0
 
 
 @pytest.mark.unhooked
@@ -167,8 +172,8 @@ def test_what_does_not_fit(change, error, text):
 
 @pytest.mark.unhooked
 def test_targets_that_do_not_fit():
-    with pytest.raises(errors.ShapeError, match=r"Captioner.loss: targets must have the tokens' shape \[2, 4\]"):
-        Captioner(CONFIG).loss(images(), TOKENS, TARGETS[:, :3])
+    with pytest.raises(errors.ShapeError, match=r"Captioner\.loss: targets must have one for each of the 6 tokens"):
+        Captioner(CONFIG).loss(images(), TARGET, TARGETS[:3])
 
 
 def test_a_picture_that_cannot_be_cut():
@@ -206,7 +211,8 @@ def test_it_learns_to_read_two_tiles(attention):
     for step in range(300):
         pictures, words = draw_bars(32, step)
         start, end = torch.full((32, 1), 1), torch.full((32, 1), 2)
-        loss = model.loss(pictures, torch.cat((start, words), 1), torch.cat((words, end), 1)) / 96
+        target = Sequences.of(torch.cat((start, words), 1))
+        loss = model.loss(pictures, target, torch.cat((words, end), 1).flatten())[0] / 96
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

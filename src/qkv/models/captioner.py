@@ -18,6 +18,7 @@ from qkv.core.checks import check_dtype, check_indices, check_number, check_rate
 from qkv.errors import ArgumentError, KindError, ShapeError, must
 from qkv.mechanisms.bahdanau import Annotations, Bahdanau
 from qkv.mechanisms.hard import Choice, HardAttention, MovingBaseline, reinforce
+from qkv.models.translation import Packed, check_sequences, check_targets
 from qkv.scores.additive import Additive
 
 SHRINK = 4
@@ -207,26 +208,31 @@ class Captioner(nn.Module):
     def loss(
         self,
         images: Float[Tensor, "batch 1 height width"],
-        tokens: Int[Tensor, "batch steps"],
-        targets: Int[Tensor, "batch steps"],
-    ) -> Float[Tensor, ""]:
-        """Sum the losses over all targets that are not −1, with what teaches the attention.
+        target: Packed,
+        targets: Int[Tensor, " target"],
+    ) -> tuple[Float[Tensor, ""], int]:
+        """Sum the losses of the targets that are not negative, and count them; what teaches the attention is added.
 
         While training hard attention, the moving baseline sees the rewards of this call.
 
-        Raises: as a call; ShapeError unless the targets fit the tokens.
+        Raises: as a call; ShapeError unless there is a target for each token of `target`.
         """
-        if targets.shape != tokens.shape:
-            rule = f"have the tokens' shape {list(tokens.shape)}"
-            raise ShapeError(must("Captioner.loss", "targets", rule, list(targets.shape)))
+        check_targets("Captioner.loss", target, targets)
+        check_sequences("Captioner.loss", "target", target, self.config.vocabulary)
+        shape, places = (len(target.lengths), target.longest), (target.rows, target.positions)
+        tokens = target.tokens.new_full(shape, self.config.padding).index_put(places, target.tokens)
+        targets = targets.new_full(shape, -1).index_put(places, targets)
+        return self._loss(images, tokens, targets), int((targets >= 0).sum())
+
+    def _loss(self, images: Tensor, tokens: Tensor, targets: Tensor) -> Tensor:
         logits, weights, choices = self._run(images, tokens)
         each = F.cross_entropy(logits.movedim(-1, 1), targets.long(), ignore_index=-1, reduction="none")
         real, total = targets >= 0, each.sum()
+        if not self.training:
+            return total
         if not choices:
             seen = (weights * real[..., None]).sum(1)
             return total + self.config.double * ((1 - seen) ** 2).sum()
-        if not self.training:
-            return total
         from_here = -each.detach().flip(1).cumsum(1).flip(1)[real]
         if not len(from_here):
             return total
