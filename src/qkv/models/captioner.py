@@ -99,12 +99,15 @@ class Features(nn.Module):
 
     def forward(self, images: Float[Tensor, "batch 1 height width"]) -> Float[Tensor, "batch cells channels"]:
         """Give the grid row by row."""
-        grid = self.convolutions(images).movedim(1, -1)
-        return self.norm(grid + self.rows + self.columns).flatten(1, 2)
+        grid = self.norm(self.convolutions(images).movedim(1, -1))
+        return (grid + self.rows + self.columns).flatten(1, 2)
 
 
 def _convolve(inside: int, outside: int) -> tuple[nn.Module, nn.Module]:
-    return nn.Conv2d(inside, outside, 3, padding=1), nn.ReLU()
+    made = nn.Conv2d(inside, outside, 3, padding=1)
+    # The variance stays the same from layer to layer (He et al. 2015, arXiv:1502.01852).
+    nn.init.kaiming_normal_(made.weight, nonlinearity="relu")
+    return made, nn.ReLU()
 
 
 @dataclass(eq=False)

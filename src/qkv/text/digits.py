@@ -8,6 +8,8 @@ from functools import cache
 
 import torch
 from jaxtyping import Float, Int
+from tokenizers import AddedToken, Tokenizer, pre_tokenizers
+from tokenizers.models import WordLevel
 from torch import Tensor
 
 from qkv.core.checks import check_whole
@@ -97,6 +99,14 @@ class DigitScenes:
         target = Sequences.of(torch.tensor([START, *tokens_of(one)]) for one in scenes)
         targets = torch.cat([torch.tensor([*tokens_of(one), END]) for one in scenes])
         return Pictures(torch.stack([one.image for one in scenes]), target, targets)
+
+
+def tokenizer() -> Tokenizer:
+    """Make the tokenizer of captions: a word is a token."""
+    made = Tokenizer(WordLevel({word: token for token, word in enumerate(WORDS)}, unk_token=WORDS[PADDING]))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made.add_special_tokens([AddedToken(word, special=True) for word in WORDS[: END + 1]])
+    return made
 
 
 def tokens_of(one: Scene) -> list[int]:
