@@ -30,6 +30,7 @@ def test_what_is_written_is_read(tmp_path):
     file = made(tmp_path)
     assert [LETTERS.decode(document.tolist()) for document in file] == TEXTS
     assert (len(file), file.lengths.tolist(), file.vocabulary) == (4, [5, 2, 0, 12], LETTERS.get_vocab_size())
+    assert file.start is None
     assert file.part(4, 7).tolist() == LETTERS.encode("o老鼠").ids
     assert file.tokens.dtype == np.uint16 and file[0].dtype == torch.long
     assert os.listdir(tmp_path) == ["a.tokens"]
@@ -37,7 +38,7 @@ def test_what_is_written_is_read(tmp_path):
 
 def test_documents_begin_with_the_start(tmp_path):
     file = made(tmp_path, start=END_OF_TEXT)
-    assert file.lengths.tolist() == [6, 3, 1, 13] and all(document[0] == 1 for document in file)
+    assert (file.start, file.lengths.tolist()) == (1, [6, 3, 1, 13]) and all(document[0] == 1 for document in file)
 
 
 def test_more_texts_than_are_held_at_once(tmp_path, monkeypatch):

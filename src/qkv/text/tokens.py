@@ -60,21 +60,24 @@ class TokenFile:
 
     A copy in another process opens the file again. `first` and `last` bound the tokens that it shows.
 
+    `vocabulary` is one more than the largest token there may be, `start` the token that documents begin with, if any.
+
     Raises: FileError unless the file is there and whole.
     """
 
     def __init__(self, path: str | PathLike[str], first: int = 0, last: int | None = None) -> None:
         self.path = Path(path)
         self.about = about = _about(self.path)
-        self.vocabulary = int(about["vocabulary"])
+        self.vocabulary: int = about["vocabulary"]
+        self.start: int | None = about["start"]
         total, documents, dtype = about["tokens"], about["documents"], np.dtype(about["dtype"])
         self.first, self.last = first, total if last is None else last
         self.tokens = np.memmap(self.path, dtype, "r", len(_BEGIN), (total,))[self.first : self.last]
         edges = np.memmap(self.path, np.int64, "r", len(_BEGIN) + _padded(total * dtype.itemsize), (documents + 1,))
+        self.edges: np.ndarray = edges
         if (self.first, self.last) != (0, total):
             inside = edges[np.searchsorted(edges, first, "right") : np.searchsorted(edges, self.last, "left")]
-            edges = np.concatenate(([self.first], inside, [self.last])) - self.first
-        self.edges = edges
+            self.edges = np.concatenate(([self.first], inside, [self.last])) - self.first
 
     def __len__(self) -> int:
         return len(self.edges) - 1
@@ -135,8 +138,8 @@ def token_file(
     identity = getattr(texts, "identity", None) if identity is None else identity
     if not isinstance(identity, str):
         raise ArgumentError(must("token_file", "identity", "be a name for these texts", repr(identity)))
-    first = [] if start is None else [tokenizer.token_to_id(start)]
-    if None in first:
+    first = [] if start is None or (token := tokenizer.token_to_id(start)) is None else [token]
+    if start is not None and not first:
         raise ArgumentError(must("token_file", "start", "be a token of the tokenizer", repr(start)))
     made_of = {"texts": identity, "tokenizer": _fingerprint(tokenizer), "start": start}
     if target.exists() or target.is_symlink():
@@ -151,7 +154,8 @@ def token_file(
     try:
         _sweep(target)
         with whole_or_nothing(target) as temporary, open(temporary, "wb") as file:
-            _write(file, _encoded(texts, tokenizer, first, progress), tokenizer, made_of)
+            about = {"start": first[0] if first else None, "made_of": made_of}
+            _write(file, _encoded(texts, tokenizer, first, progress), tokenizer, about)
     except FileError:
         raise
     except OSError as error:
@@ -179,13 +183,15 @@ def _about(path: Path) -> dict[str, Any]:
                 raise file_error("TokenFile", path, "be a whole token file", f"{size} bytes of something else")
             file.seek(size - 8 - len(_END) - length)
             about = json.loads(file.read(length))
+        if not about.keys() >= {"vocabulary", "start", "made_of"}:
+            raise KeyError("vocabulary, start, made_of")
         data = _padded(about["tokens"] * np.dtype(about["dtype"]).itemsize)
         if size != _FIXED + data + 8 * (about["documents"] + 1) + length:
             raise file_error("TokenFile", path, f"hold {about['tokens']} tokens", f"{size} bytes")
         return about
     except FileError:
         raise
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         got = getattr(error, "strerror", None) or error
         raise file_error("TokenFile", path, "be a whole token file", got) from error
 
@@ -257,9 +263,7 @@ def _bar(texts: Iterable[str], progress: bool) -> Iterator[Any]:
         yield advance
 
 
-def _write(
-    file: BinaryIO, batches: Iterator[list[list[int]]], tokenizer: Tokenizer, made_of: dict[str, str | None]
-) -> None:
+def _write(file: BinaryIO, batches: Iterator[list[list[int]]], tokenizer: Tokenizer, about: dict[str, Any]) -> None:
     vocabulary = max(tokenizer.get_vocab().values(), default=-1) + 1
     dtype = np.dtype(np.uint16 if vocabulary <= 1 << 16 else np.uint32)
     file.write(_BEGIN)
@@ -277,12 +281,6 @@ def _write(
         file.write(bytes(_padded(total * dtype.itemsize) - total * dtype.itemsize))
         edges.seek(0)
         shutil.copyfileobj(edges, file)
-    about = {
-        "tokens": total,
-        "documents": documents,
-        "dtype": dtype.name,
-        "vocabulary": vocabulary,
-        "made_of": made_of,
-    }
+    about |= {"tokens": total, "documents": documents, "dtype": dtype.name, "vocabulary": vocabulary}
     written = json.dumps(about).encode()
     file.write(written + len(written).to_bytes(8, "little") + _END)
