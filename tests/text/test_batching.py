@@ -18,8 +18,8 @@ def test_sequences_stand_one_after_another():
     assert sequences.lengths.tolist() == [3, 0, 1, 2]
     assert sequences.positions.tolist() == [0, 1, 2, 0, 0, 1]
     assert sequences.rows.tolist() == [0, 0, 0, 2, 3, 3]
-    assert (len(sequences), sequences.longest) == (4, 3)
-    assert [row.tolist() for row in sequences.split()] == [[5, 6, 7], [], [8], [9, 4]]
+    assert (len(sequences), sequences.longest, sequences[3].tolist()) == (4, 3, [9, 4])
+    assert [row.tolist() for row in sequences] == [[5, 6, 7], [], [8], [9, 4]]
 
 
 def test_rows_are_filled_up_when_a_model_wants_them():

@@ -65,6 +65,9 @@ class Sequences(_Movable):
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def __getitem__(self, index: int) -> Int[Tensor, " _"]:
+        return self._split[index]
+
     @cached_property
     def positions(self) -> Int[Tensor, " total"]:
         """Each token's place in its own sequence, from 0."""
@@ -92,8 +95,8 @@ class Sequences(_Movable):
         padded[self.rows, self.positions] = values
         return padded
 
-    def split(self) -> tuple[Int[Tensor, " _"], ...]:
-        """Give the sequences one by one."""
+    @cached_property
+    def _split(self) -> tuple[Tensor, ...]:
         return self.tokens.split(self.lengths.tolist())
 
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
 from torch import Tensor
 
 from qkv.core.checks import check_rate, check_whole
-from qkv.errors import ShapeError, must
+from qkv.errors import ArgumentError, ShapeError, UnsupportedError, must
 from qkv.text.batching import Masked, NextToken, Sequences
 
 SHARE = 0.15
@@ -34,6 +36,35 @@ class Vocabulary:
     def __post_init__(self) -> None:
         check_whole("Vocabulary", "size", self.size, 1)
         check_whole("Vocabulary", "mask", self.mask, 0)
+
+
+def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
+    """Give what masking must know of a tokenizer's vocabulary.
+
+    Raises: ArgumentError if it has no [MASK].
+    """
+    mask = tokenizer.token_to_id("[MASK]")
+    if mask is None:
+        raise ArgumentError(must("vocabulary_of", "tokenizer", "have the token [MASK]", "none"))
+    added = tokenizer.get_added_tokens_decoder()
+    size = 1 + max(tokenizer.get_vocab().values())
+    return Vocabulary(size, mask, tuple(sorted(index for index, token in added.items() if token.special)))
+
+
+def goes_on(tokenizer: Tokenizer) -> Bool[Tensor, " vocabulary"]:
+    """Say of each token of a WordPiece vocabulary whether it goes on with the word before it: those that begin with ##.
+
+    Raises: UnsupportedError for another kind of vocabulary.
+    """
+    if not isinstance(tokenizer.model, WordPiece):
+        fix = "train_wordpiece makes one"
+        kind = type(tokenizer.model).__name__
+        raise UnsupportedError(must("goes_on", "tokenizer", "be a WordPiece tokenizer, to know whole words", kind, fix))
+    names = tokenizer.get_vocab()
+    found = torch.zeros(1 + max(names.values()), dtype=torch.bool)
+    prefix = tokenizer.model.continuing_subword_prefix
+    found[[index for name, index in names.items() if name.startswith(prefix) and name != prefix]] = True
+    return found
 
 
 def mask_tokens(
