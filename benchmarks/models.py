@@ -8,7 +8,6 @@ what a process of its own needs for one step above what it held before. `--save`
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -170,9 +169,17 @@ def same_without_dropout(
 def peak(name: str, run: str) -> None:
     """Print what one step needs above what was held before, in MiB."""
     step = CASES[name]().runs[run]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resident("VmRSS")
+    # From here on the peak counts anew.
+    Path("/proc/self/clear_refs").write_text("5")
     step()
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    print(resident("VmHWM") - before)
+
+
+def resident(field: str) -> float:
+    """Read this process's memory, now (VmRSS) or at its highest (VmHWM), in MiB. `ru_maxrss` begins with the parent's."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) / 1024
 
 
 def measured_peak(name: str, run: str) -> float:
