@@ -8,16 +8,16 @@ import torch
 import qkv
 from qkv import errors
 from qkv.models.bert import Bert, BertConfig, Embeddings
-from qkv.models.layers import layer_norm, post_norm
+from qkv.models.layers import batch_norm, layer_norm, no_positions, post_norm, pre_norm, rms_norm
 from qkv.positions.embeddings import LearnedPositions
 
 CONFIG = BertConfig(vocabulary=50, width=12, layers=3, heads=4, feed_forward=20, positions=16)
 
 
-def draw(config=CONFIG, *, dtype=torch.float64):
+def draw(config=CONFIG, *, dtype=torch.float64, **choices):
     """Give every parameter numbers of its own, far from where they start."""
     torch.manual_seed(0)
-    bert = Bert(config).to(dtype).eval()
+    bert = Bert(config, **choices).to(dtype).eval()
     with torch.no_grad():
         for parameter in bert.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)
@@ -120,6 +120,91 @@ def test_it_learns_and_drops_while_training():
     assert all(parameter.grad.isfinite().all() for parameter in bert.parameters())
 
 
+CHOICES = {
+    "the paper's": {},
+    "pre-norm": {"placement": pre_norm(rms_norm())},
+    "batch norm": {"placement": post_norm(batch_norm())},
+    "sinusoidal": {"positions": qkv.sinusoidal(12)},
+    "rotary": {"positions": qkv.rotary(dim=2)},
+    "alibi": {"positions": qkv.alibi(4)},
+    "t5": {"positions": qkv.T5Relative(4)},
+    "no positions": {"positions": no_positions()},
+    "additive": {"score": lambda: qkv.Additive(3, 3, 4)},
+    "sparsemax": {"select": qkv.sparsemax()},
+}
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_packed_texts_are_as_alone(name):
+    bert = draw(**CHOICES[name])
+    texts = [(TOKENS[row, :length], SEGMENTS[row, :length]) for row, length in enumerate(LENGTHS.tolist())]
+    tokens, segments = (torch.cat(parts)[None] for parts in zip(*texts, strict=True))
+    positions = torch.cat([torch.arange(length) for length in LENGTHS])[None]
+    packed = bert(tokens, segments, positions=positions, mask=qkv.documents(LENGTHS))
+    expected = torch.cat([bert(*(part[None] for part in text))[0] for text in texts])
+    torch.testing.assert_close(packed[0], expected, rtol=0, atol=1e-11)
+    # Its texts are summed up by their first tokens, wherever they stand.
+    first = LENGTHS.cumsum(0) - LENGTHS
+    alone = torch.cat([bert.pool(bert(*(part[None] for part in text))) for text in texts])
+    torch.testing.assert_close(bert.pool(packed, first), alone, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_any_choice_learns_and_is_seen(name):
+    bert = draw(dtype=torch.float32, **CHOICES[name])
+    seen = bert.encode(TOKENS, mask=qkv.padding(keys=LENGTHS))
+    torch.testing.assert_close(seen.hidden[-1], bert(TOKENS, mask=qkv.padding(keys=LENGTHS)), rtol=0, atol=1e-5)
+    loss, _ = bert.train().loss(TOKENS, torch.tensor([3, 11]), torch.tensor([1, 49]))
+    loss.backward()
+    for name, parameter in bert.named_parameters():
+        unused = name.startswith(("pooler", "next_sentence"))
+        assert unused or parameter.grad.isfinite().all(), name
+
+
+def test_the_masked_loss_is_of_the_masked_places():
+    bert = draw()
+    places, targets = torch.tensor([0, 12, 26]), torch.tensor([4, 49, 0])
+    loss, count = bert.loss(TOKENS, places, targets, SEGMENTS, mask=qkv.padding(keys=LENGTHS))
+    logits = bert.predict_tokens(bert(TOKENS, SEGMENTS, mask=qkv.padding(keys=LENGTHS))).flatten(0, 1)
+    expected = torch.nn.functional.cross_entropy(logits[places], targets, reduction="sum")
+    torch.testing.assert_close(loss, expected, rtol=0, atol=1e-11)
+    assert count == 3
+
+
+def test_the_losses_of_the_other_heads():
+    bert = draw()
+    hidden, targets = bert(TOKENS), torch.tensor([1, 0, 1])
+    loss, count = bert.loss_of_next(hidden, targets)
+    expected = torch.nn.functional.cross_entropy(bert.predict_next(hidden), targets, reduction="sum")
+    torch.testing.assert_close(loss, expected, rtol=0, atol=1e-11)
+    assert count == 3
+    bert.add_labels(4)
+    assert bert.masked is bert.next_sentence is bert.token_labels is None
+    loss, count = bert.loss_of_label(hidden, targets)
+    expected = torch.nn.functional.cross_entropy(bert.predict_label(hidden), targets, reduction="sum")
+    torch.testing.assert_close(loss, expected, rtol=0, atol=1e-11)
+    assert bert.predict_label(hidden).shape == (3, 4) and count == 3
+    bert.add_labels(5, of_tokens=True)
+    assert bert.labels is bert.pooler is None
+    labels = TOKENS % 5
+    labels[1, 5:] = -1
+    loss, count = bert.loss_of_token_labels(hidden, labels)
+    logits = bert.predict_token_labels(hidden).flatten(0, 1)
+    expected = torch.nn.functional.cross_entropy(logits, labels.flatten(), ignore_index=-1, reduction="sum")
+    torch.testing.assert_close(loss, expected, rtol=0, atol=1e-11)
+    assert count == 23
+
+
+def test_added_labels_are_drawn_small_and_drop_while_training():
+    bert = draw()
+    bert.add_labels(500)
+    assert abs(bert.labels.weight.std() - 0.02) < 0.002 and (bert.labels.bias == 0).all()
+    assert bert.labels.weight.dtype == torch.float64
+    hidden = bert(TOKENS)
+    assert torch.equal(bert.predict_label(hidden), bert.predict_label(hidden))
+    assert not torch.equal(bert.train().predict_label(hidden), bert.predict_label(hidden))
+
+
 @pytest.mark.parametrize("act", ["gelu", "gelu_new"])
 def test_equals_transformers(act):
     transformers = pytest.importorskip("transformers", reason="transformers is an extra")
@@ -129,11 +214,11 @@ def test_equals_transformers(act):
         max_position_embeddings=16, hidden_act=act, initializer_range=0.5,
     )  # fmt: skip
     theirs = transformers.BertForPreTraining._from_config(theirs_config, attn_implementation="eager").eval()
-    from qkv.models.pretrained import _plain_names, _their_name
+    from qkv.models.layouts.bert import BertLayout
 
     ours = Bert(BertConfig(50, 12, 3, 4, 20, 16, tanh_gelu=act == "gelu_new")).eval()
-    tensors = _plain_names(theirs.state_dict())
-    ours.load_state_dict({name: tensors[_their_name(name)] for name in ours.state_dict()})
+    tensors = BertLayout().plain("test", theirs.state_dict())
+    ours.load_state_dict(BertLayout().ours(tensors, ours.state_dict()))
     keep = torch.arange(9) < LENGTHS[:, None]
     expected = theirs(
         TOKENS, attention_mask=keep.long(), token_type_ids=SEGMENTS, output_hidden_states=True, output_attentions=True
@@ -219,6 +304,37 @@ def bare():
             lambda: bare().predict_next(torch.ones(3, 9, 12).double()),
             errors.UnsupportedError,
             "Bert.predict_next: the model must have its head 'next_sentence'; got None",
+        ),
+        (
+            lambda: bare().loss(TOKENS, torch.tensor([0]), torch.tensor([0])),
+            errors.UnsupportedError,
+            "Bert.loss: the model must have its head 'masked'; got None",
+        ),
+        (
+            lambda: bare().add_labels(3),
+            errors.UnsupportedError,
+            "Bert.add_labels: the model must have its head 'pooler'; got None",
+        ),
+        (lambda: draw().add_labels(0), errors.ArgumentError, "Bert.add_labels: count must be >= 1; got 0"),
+        (
+            lambda: draw().predict_label(draw()(TOKENS)),
+            errors.UnsupportedError,
+            "Bert.predict_label: the model must have its head 'labels'; got None",
+        ),
+        (
+            lambda: draw().predict_token_labels(draw()(TOKENS)),
+            errors.UnsupportedError,
+            "Bert.predict_token_labels: the model must have its head 'token_labels'; got None",
+        ),
+        (
+            lambda: draw().loss(TOKENS, torch.tensor([27]), torch.tensor([0])),
+            errors.ArgumentError,
+            "Bert.loss_of_masked: places must lie in 0..26; got 27",
+        ),
+        (
+            lambda: draw(placement="post"),
+            errors.KindError,
+            "Bert: placement must say where a norm stands; got 'post' (qkv.pre_norm(norm) or qkv.post_norm(norm))",
         ),
     ],
 )

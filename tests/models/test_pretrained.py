@@ -15,7 +15,7 @@ import qkv
 from qkv import errors
 from qkv.models import pretrained
 from qkv.models.bert import Bert, BertConfig
-from qkv.models.pretrained import default_folder, default_model, load_bert, save_bert
+from qkv.models.pretrained import default_folder, default_model, load_bert, load_model, save_bert, save_model
 from qkv.text.tokenizer import load_tokenizer
 
 CONFIG = BertConfig(vocabulary=40, width=8, layers=2, heads=2, feed_forward=12, positions=16, dropout=0.0)
@@ -201,6 +201,84 @@ def test_transformers_loads_what_we_save(tanh, name, transformers, tmp_path):
         torch.testing.assert_close(ours.predict_tokens(hidden), expected.prediction_logits, rtol=0, atol=1e-4)
         torch.testing.assert_close(ours.predict_next(hidden), expected.seq_relationship_logits, rtol=0, atol=1e-5)
     assert theirs.config.pad_token_id == 3
+
+
+LABELS = {"BertForSequenceClassification": "labels", "BertForTokenClassification": "token_labels"}
+
+
+def said(bert, hidden):
+    return bert.predict_label(hidden) if bert.labels is not None else bert.predict_token_labels(hidden)
+
+
+@pytest.mark.parametrize("name", LABELS)
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_their_labels_open_here(count, name, transformers, tmp_path):
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=40, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=12,
+        max_position_embeddings=16, initializer_range=0.5, num_labels=count,
+    )  # fmt: skip
+    theirs = getattr(transformers, name)(config).eval()
+    theirs.save_pretrained(tmp_path)
+    ours = load_model(tmp_path)
+    assert getattr(ours, LABELS[name]).out_features == count and ours.masked is None
+    with torch.no_grad():
+        expected = theirs(TOKENS, attention_mask=KEEP.long()).logits
+        got = said(ours, ours(TOKENS, mask=qkv.padding(keys=KEEP)))
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", LABELS)
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_our_labels_open_there(count, name, transformers, tmp_path):
+    ours = draw()
+    ours.add_labels(count, of_tokens=LABELS[name] == "token_labels")
+    save_model(ours, tmp_path)
+    auto = getattr(transformers, "AutoModel" + name.removeprefix("Bert"))
+    theirs, report = auto.from_pretrained(tmp_path, output_loading_info=True)
+    assert type(theirs).__name__ == name and theirs.config.num_labels == count
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    with torch.no_grad():
+        expected = theirs.eval()(TOKENS, attention_mask=KEEP.long()).logits
+        got = said(ours, ours(TOKENS, mask=qkv.padding(keys=KEEP)))
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
+    assert_same_parameters(load_bert(tmp_path), ours)
+
+
+def test_the_masked_model_opens_by_auto_model(transformers, tmp_path):
+    ours = draw(("masked",))
+    save_bert(ours, tmp_path)
+    theirs = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        expected = theirs(TOKENS, attention_mask=KEEP.long()).logits
+        got = ours.predict_tokens(ours(TOKENS, mask=qkv.padding(keys=KEEP)))
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
+
+
+CHINESE = ["[PAD]", "[unused1]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "中", "国", "人", "民", "，", "。", "2", "##0"]
+
+
+def test_a_folder_like_bert_base_chinese(transformers, tmp_path):
+    """Its weights are those of pretraining, with the prefix; its tokenizer is a vocab.txt that keeps the case."""
+    theirs = theirs_of(transformers, "BertForPreTraining")
+    theirs.save_pretrained(tmp_path)
+    (tmp_path / "vocab.txt").write_text("\n".join(CHINESE) + "\n", encoding="utf-8")
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false, "model_max_length": 512}')
+    assert "bert.embeddings.word_embeddings.weight" in load_file(tmp_path / "model.safetensors")
+    tokenizer = load_tokenizer(tmp_path)
+    ids = tokenizer.encode("中国人民，[MASK]。20").ids
+    assert ids == [3, 6, 7, 8, 9, 10, 5, 11, 12, 13, 4]
+    assert transformers.BertTokenizer.from_pretrained(tmp_path)("中国人民，[MASK]。20")["input_ids"] == ids
+    ours = load_model(tmp_path)
+    with torch.no_grad():
+        expected = theirs(torch.tensor([ids])).prediction_logits
+        got = ours.predict_tokens(ours(torch.tensor([ids])))
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
+
+
+def test_other_choices_have_no_place_there(tmp_path):
+    with pytest.raises(errors.UnsupportedError, match=r"^save_bert: the model must have the paper's norms, positions"):
+        save_bert(Bert(CONFIG, positions=qkv.rotary()), tmp_path)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])

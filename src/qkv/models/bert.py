@@ -28,6 +28,7 @@ from qkv.models.layers import (
     added,
     bias_of,
     check_mask,
+    check_placement,
     check_positions,
     check_tokens,
     draw,
@@ -141,6 +142,7 @@ class Bert(nn.Module):
         self.is_the_papers = placement is positions is score is select is None
         placement = post_norm(layer_norm(epsilon=config.epsilon)) if placement is None else placement
         positions = LearnedPositions(config.positions, config.width) if positions is None else positions
+        check_placement("Bert", placement)
         check_positions("Bert", positions)
         self.embeddings = Embeddings(config, placement, positions)
         self.layers = nn.ModuleList(

@@ -9,7 +9,7 @@ A model offers `step`, its state `reorder`; how a state starts is the model's ow
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -24,6 +24,7 @@ NO_TOKEN = -1
 """What stands in the place of a token after a row has stopped."""
 
 
+@runtime_checkable
 class State(Protocol):
     """What a model keeps between steps, for each row."""
 
@@ -32,6 +33,7 @@ class State(Protocol):
         ...
 
 
+@runtime_checkable
 class Generator(Protocol):
     """A model that generates."""
 
@@ -43,6 +45,7 @@ class Generator(Protocol):
 # Choosing a token
 
 
+@runtime_checkable
 class Choice(Protocol):
     """How a token is chosen by its logits."""
 
@@ -85,7 +88,7 @@ class Sample:
             least = logits.topk(self.top_k, -1).values[:, -1:]
             logits = logits.masked_fill(logits < least, -torch.inf)
         if self.top_p is not None:
-            likely, order = logits.softmax(-1).sort(-1, descending=True, stable=True)
+            likely, order = logits.softmax(-1).sort(dim=-1, descending=True, stable=True)
             # A token stays if those before it have not reached p yet.
             late = likely.cumsum(-1) - likely >= self.top_p
             logits = logits.masked_fill(torch.empty_like(late).scatter_(-1, order, late), -torch.inf)

@@ -7,6 +7,7 @@ Paper: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import cast
 
 import torch
@@ -31,6 +32,7 @@ from qkv.models.layers import (
     added,
     bias_of,
     check_mask,
+    check_placement,
     check_positions,
     check_tokens,
     draw,
@@ -89,11 +91,6 @@ class Past:
         if self.caches or self.lengths is None:
             self.caches = self.caches or [Cache() for _ in range(self._layers)]
             return self.caches, None
-        check_integers("Gpt.start", "lengths", self.lengths)
-        if readable(self.lengths) and (self.lengths < 1).any():
-            raise ArgumentError(
-                must("Gpt.start", "lengths", "be >= 1", int(self.lengths.min()), "a prompt has a token")
-            )
         self.caches = [RaggedCache(self.lengths, tokens.shape[1]) for _ in range(self._layers)]
         return self.caches, self.lengths - 1
 
@@ -130,6 +127,7 @@ class Gpt(nn.Module):
         self.is_the_papers = placement is positions is score is select is None
         placement = pre_norm(layer_norm(epsilon=config.epsilon)) if placement is None else placement
         positions = LearnedPositions(config.positions, config.width) if positions is None else positions
+        check_placement("Gpt", placement)
         check_positions("Gpt", positions)
         self.tokens = nn.Embedding(config.vocabulary, config.width)
         self.places = positions
@@ -172,7 +170,7 @@ class Gpt(nn.Module):
         on the CPU) or are more than the positions, and for caches that are not one for each layer.
         """
         x, mask, bias = self._embed(tokens, positions, mask, caches)
-        for block, cache in zip(self.layers, caches or [None] * len(self.layers), strict=True):
+        for block, cache in zip(self.layers, repeat(None) if caches is None else caches, strict=False):
             x = block(x, mask=mask, bias=bias, cache=cache)
         return self.norm(x)
 
@@ -221,6 +219,10 @@ class Gpt(nn.Module):
 
         Raises: KindError, ArgumentError unless the lengths are a tensor of integers that lie in 1..the padded length.
         """
+        if lengths is not None:
+            check_integers("Gpt.start", "lengths", lengths)
+            if readable(lengths) and (lengths < 1).any():
+                raise ArgumentError(must("Gpt.start", "lengths", "be >= 1", int(lengths.min()), "a prompt has a token"))
         return Past(len(self.layers), lengths)
 
     def step(self, tokens: Int[Tensor, "rows new"], state: "Past") -> Float[Tensor, "rows vocabulary"]:

@@ -183,6 +183,13 @@ def post_norm(norm: Norm | None = None) -> PostNorm:
     return PostNorm(layer_norm() if norm is None else norm)
 
 
+def check_placement(function: str, placement: object) -> None:
+    """Raise KindError unless it makes residual connections and says what ends a stack of them."""
+    if isinstance(placement, type) or not callable(placement) or not hasattr(placement, "final"):
+        fix = "qkv.pre_norm(norm) or qkv.post_norm(norm)"
+        raise KindError(must(function, "placement", "say where a norm stands", shown(placement), fix))
+
+
 # The feed-forward layer
 
 
