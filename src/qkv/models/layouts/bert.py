@@ -43,6 +43,7 @@ _HEADS = ("cls.", "classifier.")
 class BertLayout(Layout):
     """BertModel, and BertFor: MaskedLM, PreTraining, NextSentencePrediction, Sequence- and TokenClassification."""
 
+    model = Bert
     kind, what = "bert", "a BERT"
     fields: ClassVar = {
         "vocab_size": "vocabulary",

@@ -33,6 +33,7 @@ _HEADS = ("attention.query", "attention.key", "attention.value")
 class GptLayout(Layout):
     """GPT2LMHeadModel, and GPT2Model, which differs by a prefix."""
 
+    model = Gpt
     kind, what = "gpt2", "a GPT-2"
     fields: ClassVar = {
         "vocab_size": "vocabulary",

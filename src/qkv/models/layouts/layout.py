@@ -13,6 +13,9 @@ from qkv.errors import UnsupportedError, must
 class Layout(ABC):
     """A kind of model in its folder. A file's tensors are first brought to *plain* names: no prefix, nothing twice."""
 
+    model: ClassVar[type[nn.Module]]
+    """The class of such models here."""
+
     kind: ClassVar[str]
     """What config.json names as model_type."""
 
