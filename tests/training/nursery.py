@@ -30,7 +30,8 @@ def begin(run: Path, workers: int) -> int:
             STEPS, 0.01, cosine(STEPS, 3), accumulate=2, workers=workers, validate_every=4, checkpoint_every=2
         )
         try:
-            task = TinyTask(pause=0.01, seed=os.getpid() if (run / "run.json").exists() else 0)
+            # What a resumed run begins with must not matter.
+            task = TinyTask(pause=0.01, seed=os.getpid() if any(run.glob("checkpoints/step-*")) else 0)
             train(task, run, options, resume=(run / "run.json").exists(), shown=False)
             os._exit(0)
         finally:

@@ -58,7 +58,10 @@ def test_what_is_no_run_is_named(tmp_path):
 def test_one_training_holds_a_run(tmp_path):
     run = create_run(tmp_path, {})
     program = f"from qkv.training.run import open_run; open_run({str(tmp_path)!r}).hold()"
+    (tmp_path / ".model.0123.tmp").mkdir()
+    (tmp_path / ".run.json.0123.tmp").write_text("half")
     with run.hold():
+        assert sorted(os.listdir(tmp_path)) == ["checkpoints", "lock", "run.json"]
         held = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
         assert f"train: {tmp_path} must not be in training by another process; got " in held.stderr
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0

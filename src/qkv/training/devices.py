@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from qkv.errors import UnsupportedError, must
@@ -26,6 +27,8 @@ def accelerator_for(precision: str) -> Any:
     if AcceleratorState._shared_state.get("_mixed_precision", mixed) != mixed:
         AcceleratorState._reset_state()
     accelerator = Accelerator(
+        # Several ranks on CPUs are seen only if it is told; launched so, it would take each for the only one.
+        cpu=not torch.accelerator.is_available(),
         mixed_precision=mixed,
         # The plugin, as a number would give way to the launcher's: we weigh micro-batches by their targets.
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),

@@ -139,6 +139,9 @@ class _Training:
         stop, batches = False, micro_batches(self.task.batches, places, options.workers)
         try:
             with Interrupt(progress.say) as interrupt:
+                if self.step == 0:
+                    # Resuming begins with these weights, whatever it is given; and a full disk is found out now.
+                    self._checkpoint()
                 while self.step < options.steps and not stop:
                     numbers, stop = self._take(batches, interrupt)
                     self._write(**numbers)

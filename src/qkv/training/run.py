@@ -8,6 +8,7 @@ model/           the best model so far, for users
 
 import json
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from typing import IO, Any
 from qkv.errors import FileError, must
 from qkv.files import write_whole
 from qkv.folders import file_error, listing, read_json
-from qkv.training.folder import present, whole_folder
+from qkv.training.folder import leftovers, present, whole_folder
 
 RECORD, LOCK = "run.json", "lock"
 
@@ -56,6 +57,8 @@ class Run:
     def hold(self) -> IO[str]:
         """Keep other trainings out of this run until the file is closed, or the process ends however it does.
 
+        What crashes left in the run is removed.
+
         Raises: FileError if another holds it, or it cannot be written to.
         """
         try:
@@ -76,6 +79,8 @@ class Run:
             file.close()
             rule = "not be in training by another process"
             raise file_error("train", self.folder, rule, error.strerror or error) from error
+        for path in leftovers(self.folder):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         return file
 
 
