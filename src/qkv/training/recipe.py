@@ -68,4 +68,5 @@ class Recipe:
             return constant(warm_up)
         if self.schedule == "inverse_square_root":
             return inverse_square_root(max(1, warm_up))
-        return {"cosine": cosine, "linear": linear}[self.schedule](self.steps, warm_up=warm_up, last=0.1)
+        falls = cosine if self.schedule == "cosine" else linear
+        return falls(self.steps, warm_up=warm_up, last=0.1)

@@ -38,8 +38,8 @@ class Layout(ABC):
                 rule = "be " + " or ".join(repr(value) for value in values)
                 raise UnsupportedError(must(function, f"{field} in {path}", rule, repr(found[field])))
 
-    def count(self, tensors: Mapping[str, Tensor]) -> int:
-        """Count the layers that plain names name."""
+    def count(self, tensors: Mapping[str, Tensor]) -> int | None:
+        """Count the layers that plain names name; None of a model that has no stack of them."""
         return len({found[1] for name in tensors if (found := re.match(self.layers[1], name))})
 
     @abstractmethod

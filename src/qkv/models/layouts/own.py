@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from qkv.errors import ArgumentError, UnsupportedError, must
-from qkv.models import recurrent
+from qkv.models import captioner, recurrent
+from qkv.models.captioner import Captioner, CaptionerConfig
 from qkv.models.layers import BatchNorm, LayerNorm, NoPositions, PostNorm, PreNorm, RMSNorm
 from qkv.models.layouts.layout import Layout
 from qkv.models.recurrent import Recurrent, RecurrentConfig
@@ -100,7 +101,7 @@ class OwnLayout(Layout):
         """Make what the model is given. Raises: KindError, ArgumentError for what names no part."""
 
     @abstractmethod
-    def given(self, model: Any) -> dict[str, object]:
+    def given(self, model: Any) -> Mapping[str, object]:
         """Give what the model was given."""
 
     def spelled(self, function: str, name: str, part: object) -> object:
@@ -169,8 +170,8 @@ class TransformerLayout(OwnLayout):
             choices["score"] = partial(self.made, "score", found)
         return choices
 
-    def given(self, model: Transformer) -> dict[str, object]:
-        attention = model.encoder[0].attention
+    def given(self, model: Transformer) -> Mapping[str, object]:
+        attention: Any = model.encoder[0].attention
         return {**model.choices, "score": attention.score, "select": attention.select}
 
 
@@ -193,5 +194,23 @@ class RecurrentLayout(OwnLayout):
     def choices(self, found: Mapping[str, Any]) -> dict[str, Any]:
         return {name: self.made(name, found) for name in self.roles}
 
-    def given(self, model: Recurrent) -> dict[str, object]:
+    def given(self, model: Recurrent) -> Mapping[str, object]:
+        return model.choices
+
+
+class CaptionerLayout(OwnLayout):
+    """A captioner, with soft or hard attention."""
+
+    kind, what, model, config_of = "qkv-captioner", "a captioner", Captioner, CaptionerConfig
+    layers = ("", "")
+    roles: ClassVar = {"attention": (captioner.Soft, captioner.Hard)}
+    inner = ()
+
+    def count(self, tensors: Mapping[str, Tensor]) -> int | None:
+        return None
+
+    def choices(self, found: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: self.made(name, found) for name in self.roles}
+
+    def given(self, model: Captioner) -> Mapping[str, object]:
         return model.choices

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from qkv.models.captioner import Captioner, CaptionerConfig, hard, soft
+from qkv.models.captioner import Captioner, CaptionerConfig, Hard, Soft
 from qkv.models.generation import generate
 from qkv.models.pretrained import save_model
 from qkv.text.batching import Pictures
@@ -17,7 +17,7 @@ PRESETS = {
     "small": Recipe(width=256, layers=1, heads=1, steps=5000, rate=1e-3, tokens=640, vocabulary=len(WORDS)),
 }
 
-ATTENTIONS = {"soft": soft, "hard": hard}
+ATTENTIONS: dict[str, Soft | Hard] = {"soft": Soft(), "hard": Hard()}
 """What the command line calls the two."""
 
 

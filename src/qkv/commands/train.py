@@ -1,0 +1,133 @@
+"""`qkv train`: a kind of model, a corpus, a recipe, and the loop."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from qkv.errors import ArgumentError, must
+from qkv.folders import find_folder
+from qkv.text.tokenizer import (
+    END,
+    END_OF_TEXT,
+    START,
+    characters,
+    load_tokenizer,
+    train_byte_bpe,
+    train_unigram,
+    train_wordpiece,
+)
+from qkv.training.loop import Outcome, train
+from qkv.training.prepared import Makes, prepare_pairs, prepare_texts
+from qkv.training.recipe import Recipe
+from qkv.training.run import open_run
+from qkv.training.tasks import bert, caption, gpt, translate
+
+PRESETS = {"bert": bert.PRESETS, "gpt": gpt.PRESETS, "translate": translate.PRESETS, "caption": caption.PRESETS}
+
+CHOICES: dict[str, dict[str, tuple[str, ...] | None]] = {
+    "bert": {"objective": bert.OBJECTIVES, "next_sentence": None, "tokenizer": None},
+    "gpt": {"tokenizer": None},
+    "translate": {"attention": tuple(translate.ATTENTIONS), "cell": tuple(translate.CELLS), "tokenizer": None},
+    "caption": {"attention": tuple(caption.ATTENTIONS)},
+}
+"""What each kind can be told beside its numbers, and the names that are known."""
+
+
+def begin(
+    kind: str,
+    data: str | None,
+    out: Path,
+    *,
+    preset: str = "quick",
+    resume: bool = False,
+    numbers: Mapping[str, Any],
+    choices: Mapping[str, Any],
+    loop: Mapping[str, Any],
+) -> Outcome:
+    """Train a model into a run's folder, or go on with one.
+
+    `numbers` change the recipe, `choices` say which model, `loop` are options of the loop. A run that goes on takes its
+    data, its recipe and its choices from its folder.
+
+    Raises: ArgumentError for what is not known or does not fit; FileError for data that is none; as `train`.
+    """
+    if kind not in PRESETS:
+        raise ArgumentError(must("train", "KIND", f"be one of {', '.join(PRESETS)}", repr(kind)))
+    for name, value in choices.items():
+        _check_choice(kind, name, value)
+    if resume:
+        about = open_run(out, "train").record().get("about", {})
+        data = about.get("data") if data is None else data
+        recipe, choices = Recipe(**about["recipe"]), {**about["choices"], **choices}
+    else:
+        if preset not in PRESETS[kind]:
+            raise ArgumentError(must("train", "--preset", f"be one of {', '.join(PRESETS[kind])}", repr(preset)))
+        recipe = PRESETS[kind][preset]
+    recipe = replace(recipe, **numbers)
+    seed = loop.get("seed", 0)
+    task, identity = make_task(kind, data, recipe, choices, seed)
+    # What a run may change when it goes on is not part of what it is about.
+    about = {"data": data, "corpus": identity, "recipe": recipe.record(), "choices": dict(choices)}
+    if resume:
+        before = open_run(out, "train").record()["about"]["recipe"]
+        about["recipe"] |= {name: before[name] for name in ("steps", "every")}
+    return train(task, out, recipe.options(**loop), resume=resume, about=about)
+
+
+def make_task(
+    kind: str, data: str | None, recipe: Recipe, choices: Mapping[str, Any], seed: int
+) -> tuple[Any, str | None]:
+    """Make the corpus ready and the model, drawn by the seed; give the task, and the name of the corpus."""
+    others = {name: value for name, value in choices.items() if name != "tokenizer"}
+    if kind == "caption":
+        if data is not None:
+            rule, fix = "be left out", "scenes of handwritten digits are what it learns from in this version"
+            raise ArgumentError(must("train caption", "DATA", rule, repr(data), fix))
+        torch.manual_seed(seed)
+        return caption.CaptionTask(recipe, **others, seed=seed), None
+    name = choices.get("tokenizer") or {"bert": "wordpiece", "gpt": "bpe"}.get(kind, "bpe" if data else "characters")
+    make = _maker(kind, name, recipe.vocabulary)
+    how = f"{kind} {name} {recipe.vocabulary}"
+    if kind == "translate":
+        prepared = prepare_pairs(data, make, how)
+    elif kind == "bert":
+        prepared = prepare_texts(data, make, how, prose=True)
+    else:
+        has_end = name in ("bpe",)
+        prepared = prepare_texts(data, make, how, start=END_OF_TEXT if has_end else None)
+    torch.manual_seed(seed)
+    makes: Any = {"translate": translate.TranslateTask, "bert": bert.BertTask, "gpt": gpt.GptTask}[kind]
+    parts = (prepared.training, prepared.held_out)
+    if kind != "translate":
+        parts = (prepared.training[0], prepared.held_out[0])  # type: ignore[assignment]
+    return makes(recipe, prepared.tokenizer, *parts, **others, seed=seed), prepared.identity
+
+
+def _maker(kind: str, name: str, vocabulary: int) -> Makes:
+    """Give what makes the tokenizer: a kind by its name, or one that is in a folder."""
+    special = {"gpt": (END_OF_TEXT,), "translate": ("[UNK]", START, END)}
+    if name == "bpe" and kind != "bert":
+        return lambda texts: train_byte_bpe(texts, vocabulary, special=special[kind])
+    if name == "characters" and kind != "bert":
+        return lambda texts: characters(texts, special=("[UNK]", START, END) if kind == "translate" else ("[UNK]",))
+    if name == "unigram" and kind == "translate":
+        return lambda texts: train_unigram(texts, vocabulary)
+    if name == "wordpiece" and kind == "bert":
+        return lambda texts: train_wordpiece(texts, vocabulary, lowercase=True, alphabet=vocabulary // 4)
+    if name in ("bpe", "characters", "unigram", "wordpiece"):
+        fits = {"bert": "wordpiece", "gpt": "bpe or characters", "translate": "bpe, characters or unigram"}[kind]
+        raise ArgumentError(must("train", "--tokenizer", f"be {fits}, or a folder with one", repr(name)))
+    folder = find_folder(name, "train")
+    return lambda texts: load_tokenizer(folder)
+
+
+def _check_choice(kind: str, name: str, value: object) -> None:
+    option = f"--{name.replace('_', '-')}"
+    if name not in CHOICES[kind]:
+        raise ArgumentError(must(f"train {kind}", option, "be left out", repr(value), "it says nothing of this kind"))
+    known = CHOICES[kind][name]
+    if known is not None and str(value) not in known:
+        raise ArgumentError(must(f"train {kind}", option, f"be one of {', '.join(known)}", repr(value)))

@@ -1,0 +1,151 @@
+"""What a training reads, made ready once: a tokenizer, and the corpus in its tokens, kept on the disk between runs.
+
+They lie in a folder of the cache, named after what they were made from: the files with their sizes and times, and how
+the tokenizer was made. So other runs on the same corpus begin at once.
+"""
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from qkv.files import whole_or_nothing
+from qkv.folders import file_error
+from qkv.text import stdlib
+from qkv.text.corpus import each_file, read_pairs, read_texts
+from qkv.text.dates import date_pairs
+from qkv.text.tokens import TokenFile, token_file
+from qkv.training.held_out import PairsPart
+
+HELD_OUT = 0.05
+"""The share of a user's texts, at their end, that is held out."""
+
+DATES, DATES_HELD_OUT = 20_000, 1_000
+"""Pairs of dates, where no others are given."""
+
+Makes = Callable[[Iterable[str]], Tokenizer]
+"""What makes a tokenizer of texts, or gives one that is made already."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A tokenizer, tokens to learn from and tokens held out: of pairs two files each, source and target."""
+
+    tokenizer: Tokenizer
+    training: tuple[TokenFile, ...]
+    held_out: tuple[TokenFile, ...]
+    identity: str
+    """A name for all of it: another corpus or tokenizer has another."""
+
+
+def prepare_texts(
+    data: str | None, make: Makes, how: str, *, prose: bool = False, start: str | None = None, field: str | None = None
+) -> Prepared:
+    """Make texts ready: of a file, a folder or a data set, or of Python's own library (its code, or its `prose`).
+
+    A plain file is one document. `how` names how the tokenizer is made.
+
+    Raises: FileError for what is no text, naming file and line; as the tokenizer's maker.
+    """
+    if data is not None:
+        texts = read_texts(data, field, split=each_file)
+        folder, identity = _folder(texts.identity, how)
+        tokenizer = _tokenizer(folder, texts, make)
+        both = token_file(folder / "texts.tokens", texts, tokenizer, start=start).split(HELD_OUT)
+        return Prepared(tokenizer, both[:1], both[1:], identity)
+    read = stdlib.prose if prose else stdlib.code
+    name = f"python {sys.version} {'prose' if prose else 'code'}"
+    folder, identity = _folder(name, how)
+    tokenizer = _tokenizer(folder, _Again(read), make)
+    training, held_out = (
+        token_file(
+            folder / f"{'held_out' if side else 'training'}.tokens",
+            _Again(lambda side=side: read(held_out=side)),  # type: ignore[misc]
+            tokenizer,
+            identity=f"{name} {side}",
+            start=start,
+        )
+        for side in (False, True)
+    )
+    return Prepared(tokenizer, (training,), (held_out,), identity)
+
+
+def prepare_pairs(data: str | None, make: Makes, how: str) -> Prepared:
+    """Make pairs ready: two columns of a file, or two fields of JSON; or dates in many languages and in ISO form.
+
+    Raises: FileError for a pair with one side, naming file and line; as the tokenizer's maker.
+    """
+    if data is None:
+        name = f"dates {DATES} {DATES_HELD_OUT}"
+        sides: dict[str, Iterable[tuple[str, str]]] = {
+            "training": _Again(lambda: _dates(DATES, False)),
+            "held_out": _Again(lambda: _dates(DATES_HELD_OUT, True)),
+        }
+    else:
+        pairs = read_pairs(data)
+        name = pairs.identity
+        sides = {"training": PairsPart(pairs, False), "held_out": PairsPart(pairs, True)}
+    folder, identity = _folder(name, how)
+    tokenizer = _tokenizer(folder, _Again(lambda: (text for pair in sides["training"] for text in pair)), make)
+    made = {
+        part: tuple(
+            token_file(
+                folder / f"{part}_{side}.tokens",
+                _Again(lambda some=some, column=column: (pair[column] for pair in some)),  # type: ignore[misc]
+                tokenizer,
+                identity=f"{name} {part} {side}",
+            )
+            for column, side in enumerate(("source", "target"))
+        )
+        for part, some in sides.items()
+    }
+    return Prepared(tokenizer, made["training"], made["held_out"], identity)
+
+
+def cache_folder() -> Path:
+    """Find where prepared corpora are kept: $QKV_CACHE, else qkv's folder in the user's cache."""
+    if chosen := os.environ.get("QKV_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qkv"
+
+
+class _Again:
+    """Texts that can be read as often as one likes."""
+
+    def __init__(self, read: Callable[[], Iterator]) -> None:
+        self.read = read
+
+    def __iter__(self) -> Iterator:
+        return self.read()
+
+
+def _dates(count: int, held_out: bool) -> Iterator[tuple[str, str]]:
+    return ((pair.source, pair.target) for pair in date_pairs(count, held_out=held_out))
+
+
+def _folder(name: str, how: str) -> tuple[Path, str]:
+    identity = hashlib.blake2b(f"{name} {how}".encode(), digest_size=12).hexdigest()
+    folder = cache_folder() / identity
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        fix = "QKV_CACHE names another folder"
+        raise file_error("train", folder, "be writable", error.strerror or error, fix) from error
+    return folder, identity
+
+
+def _tokenizer(folder: Path, texts: Iterable[str], make: Makes) -> Tokenizer:
+    """Read the tokenizer that was made before, or make it."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        made = make(texts)
+        try:
+            with whole_or_nothing(path) as temporary:
+                made.save(str(temporary))
+        except OSError as error:
+            raise file_error("train", path, "be writable", error.strerror or error) from error
+    return Tokenizer.from_file(str(path))
