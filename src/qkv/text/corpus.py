@@ -94,7 +94,7 @@ class Texts:
                     got = f"{type(found[name]).__name__} in it"
                 raise lines.error(f"hold text in the field {name!r}", got[:200], number)
             if value.strip():
-                yield _whole(value)
+                yield encodable(value)
 
     @property
     def size(self) -> int:
@@ -125,7 +125,7 @@ class TextPairs:
                     where = f"the fields {self.fields}" if _kind(file) in JSON else "two columns, a tab between them"
                     raise lines.error(f"hold text in {where}", got, number)
                 count += 1
-                yield _whole(pair[0]), _whole(pair[1])
+                yield encodable(pair[0]), encodable(pair[1])
         if not count:
             raise file_error("read_pairs", self.files[0], "hold pairs", "none")
 
@@ -165,7 +165,7 @@ class HubTexts:
             if not isinstance(row.get(field), str):
                 got = ", ".join(map(repr, row))
                 raise ArgumentError(must("read_texts", "field", f"name a text of {self.name}", repr(field), got))
-            yield _whole(row[field])
+            yield encodable(row[field])
 
     @property
     def identity(self) -> str:
@@ -192,6 +192,11 @@ def read_pairs(path: str | PathLike[str], fields: tuple[str, str] = ("source", "
     Raises: FileError if there is nothing to read; while reading, FileError that names the file and the line.
     """
     return TextPairs(_find("read_pairs", Path(path), (*TABLES, ".txt", *JSON)), fields)
+
+
+def encodable(text: str) -> str:
+    """Give a text that can be written in UTF-8: half of a pair of surrogates, as JSON may hold, becomes `?`."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _find(function: str, path: Path, known: tuple[str, ...]) -> tuple[Path, ...]:
@@ -230,11 +235,6 @@ def _with_sizes(files: tuple[Path, ...]) -> Iterator[tuple[Path, int]]:
 def _identity(files: tuple[Path, ...], *options: object) -> str:
     found = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return hashlib.blake2b(repr((found, options)).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-
-
-def _whole(text: str) -> str:
-    """Give a text that can be written in UTF-8: half of a pair of surrogates, as JSON may hold, becomes `?`."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 class _Lines:

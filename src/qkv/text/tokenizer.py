@@ -17,6 +17,7 @@ from tokenizers.models import BPE, Unigram, WordLevel, WordPiece
 from qkv.core.checks import check_whole
 from qkv.errors import ArgumentError, must
 from qkv.folders import file_error, find_folder, listing, read_json
+from qkv.text.corpus import encodable
 
 END_OF_TEXT = "<|endoftext|>"
 """What GPT-2 puts between documents."""
@@ -73,7 +74,7 @@ def train_byte_bpe(texts: Iterable[str], vocabulary: int, *, special: Sequence[s
         initial_alphabet=alphabet,
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_readable(texts), trainer)
+    tokenizer.train_from_iterator(map(encodable, texts), trainer)
     return _check_reached("train_byte_bpe", vocabulary, tokenizer)
 
 
@@ -101,7 +102,7 @@ def train_wordpiece(
     normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=lowercase)
     cut = pre_tokenizers.BertPreTokenizer()
     words: Counter[str] = Counter()
-    for text in _readable(texts):
+    for text in map(encodable, texts):
         words.update(word for word, _ in cut.pre_tokenize_str(normalizer.normalize_str(text)))
     letters: Counter[str] = Counter()
     for word, count in words.items():
@@ -146,7 +147,7 @@ def train_unigram(
     letters: set[str] = {"▁"}
 
     def watched() -> Iterator[str]:
-        for text in _readable(texts):
+        for text in map(encodable, texts):
             letters.update(text)
             yield text
 
@@ -173,7 +174,7 @@ def characters(texts: Iterable[str], *, special: Sequence[str] = ("[UNK]",)) -> 
     if not special:
         raise ArgumentError(must("characters", "special", "hold a token for what is unknown", "none"))
     letters: set[str] = set()
-    for text in _readable(texts):
+    for text in map(encodable, texts):
         letters.update(text)
     if not letters:
         raise ArgumentError(must("characters", "texts", "hold a character", "none"))
@@ -183,11 +184,6 @@ def characters(texts: Iterable[str], *, special: Sequence[str] = ("[UNK]",)) -> 
     tokenizer.decoder = decoders.Fuse()
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in special])
     return tokenizer
-
-
-def _readable(texts: Iterable[str]) -> Iterator[str]:
-    """Give texts that can be written in UTF-8: half of a pair of surrogates, as JSON may hold, becomes `?`."""
-    return (text.encode("utf-8", "replace").decode("utf-8") for text in texts)
 
 
 def _repeated(words: Mapping[str, int]) -> Iterator[str]:

@@ -28,6 +28,7 @@ from torch import Tensor
 from qkv.errors import ArgumentError, FileError, must
 from qkv.files import whole_or_nothing
 from qkv.folders import file_error
+from qkv.text.corpus import encodable
 
 # The file: this mark, the tokens, zeros up to a multiple of 8, the documents' edges, what it is (JSON), how long that
 # is, and the other mark.
@@ -227,7 +228,7 @@ def _encoded(texts: Iterable[str], tokenizer: Tokenizer, first: list[int], progr
     with _bar(texts, progress) as advance:
         for text, read in chain(measured, [(None, -1)]):
             if text is not None:
-                held.append(text.encode("utf-8", "replace").decode("utf-8"))
+                held.append(encodable(text))
                 characters, done = characters + len(text) + 1, read
             if held and (text is None or characters >= _AT_ONCE):
                 found = tokenizer.encode_batch_fast(held, add_special_tokens=False)
