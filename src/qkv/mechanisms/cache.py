@@ -133,7 +133,20 @@ class KeyValueCache(ABC):
         return f"{type(self).__name__}(seen={self.seen})"
 
 
-class Cache(KeyValueCache):
+class GrowingCache(KeyValueCache):
+    """A cache that keeps everything, in a store with spare room."""
+
+    def make_room(self, count: int) -> tuple[Tensor, Tensor]:
+        """Give the stores [*batch, heads, room, dim], with room for `count` more positions: at `position`, unwritten.
+
+        For code that writes there itself, and then counts what it wrote as `seen`; something must be kept already.
+        """
+        assert self.key is not None and self.value is not None
+        self.key, self.value = (_room(x, x, self.seen, self.seen + count) for x in (self.key, self.value))
+        return self.key, self.value
+
+
+class Cache(GrowingCache):
     """The keys and values of one layer's past, all of them.
 
     With a capacity its memory is taken once, and going beyond is an error.
@@ -188,7 +201,7 @@ class RollingCache(KeyValueCache):
         return key, value, None if new == 1 else window(self.window)
 
 
-class RaggedCache(KeyValueCache):
+class RaggedCache(GrowingCache):
     """Keeps everything of rows that differ in length: right-padded prompts, and then each row grows at its own place.
 
     The first `width` positions given, in one call or several, are prompts of these lengths, padded on the right; all

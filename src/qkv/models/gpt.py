@@ -8,7 +8,7 @@ Paper: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -41,6 +41,7 @@ from qkv.models.layers import (
     pre_norm,
     turning,
 )
+from qkv.models.steps import MOST_ROWS, Steps, refuses
 from qkv.positions.embeddings import LearnedPositions
 
 
@@ -84,6 +85,8 @@ class Past:
     def __init__(self, layers: int, lengths: Tensor | None) -> None:
         self.lengths = lengths
         self.caches: list[Cache] | list[RaggedCache] = []
+        # None until the first step, False where the kernels do not express the model.
+        self.steps: Steps | Literal[False] | None = None
         self._layers = layers
 
     def open(self, tokens: Int[Tensor, "rows new"]) -> tuple[Sequence[KeyValueCache], Tensor | None]:
@@ -233,13 +236,20 @@ class Gpt(nn.Module):
         """
         with torch.no_grad():
             caches, last = state.open(tokens)
+            if state.steps is None and caches[0].seen:
+                head, norm = self.tokens.weight, self.norm
+                plain = bias_of(self.places) is None and refuses(list(self.layers), norm, head) is None
+                state.steps = Steps(list(self.layers), cast(nn.LayerNorm, norm), head) if plain else False
+            if state.steps and tokens.shape[1] == 1 and tokens.shape[0] <= MOST_ROWS:
+                x, _, _ = self._embed(tokens, None, None, caches)
+                return state.steps(x[:, 0], state.caches)
             hidden = self(tokens, caches=caches)
             hidden = hidden[:, -1] if last is None else hidden[torch.arange(tokens.shape[0]), last]
             return self.predict_tokens(hidden)
 
     def _embed(
         self, tokens: Tensor, positions: Tensor | None, mask: Mask | None, caches: Sequence[KeyValueCache] | None
-    ) -> tuple[Tensor, Mask, Bias | None]:
+    ) -> tuple[Tensor, Mask | None, Bias | None]:
         """Embed the tokens; give the mask and the bias of every layer."""
         check_tokens("Gpt", tokens, self.config.vocabulary)
         check_mask("Gpt", mask)
@@ -249,5 +259,8 @@ class Gpt(nn.Module):
         first, offset = (caches[0].position, caches[0].offset) if caches else (0, None)
         places = place("Gpt", tokens, positions, self.config.positions, first)
         x = self.dropout(added(self.places, self.tokens(tokens.long()), places))
+        if caches and offset is None and tokens.shape[-1] == 1:
+            # It stands at the end, and sees everything.
+            return x, mask, bias_of(self.places)
         past = causal(offset=offset)
         return x, past if mask is None else past & mask, bias_of(self.places, offset)
