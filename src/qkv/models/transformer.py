@@ -9,9 +9,9 @@ Paper: Vaswani et al. 2017, arXiv:1706.03762.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -43,6 +43,8 @@ from qkv.models.layers import (
     post_norm,
     turning,
 )
+from qkv.models.steps import MOST_ROWS
+from qkv.models.steps.decoder import DecoderSteps, refuses
 from qkv.models.translation import Packed, check_pairs, check_rows, check_sequences, check_targets, in_rows
 from qkv.positions.rotary import Rotary
 from qkv.positions.sinusoidal import sinusoidal
@@ -255,7 +257,8 @@ class Transformer(nn.Module):
         check_sequences("Transformer.start", "source", source, self.config.vocabulary)
         with torch.no_grad():
             memory = in_rows(source, self._encode(source)[0])
-            memories = [layer.cross.read(memory) for layer in cast(Iterable[DecoderLayer], self.decoder)]
+            read = [layer.cross.read(memory) for layer in cast(Iterable[DecoderLayer], self.decoder)]
+            memories = [Memory(each.key.contiguous(), each.value.contiguous()) for each in read]
         return Past([Cache() for _ in memories], memories, source.lengths, len(memory))
 
     def step(self, tokens: Int[Tensor, "rows new"], state: "Past") -> Float[Tensor, "rows vocabulary"]:
@@ -266,10 +269,15 @@ class Transformer(nn.Module):
         """
         check_rows("Transformer.step", tokens, state.rows, self.config.vocabulary)
         with torch.no_grad():
-            seen = state.caches[0].seen
+            seen, layers = state.caches[0].seen, cast(Sequence[DecoderLayer], self.decoder)
             x = self._embed(tokens, torch.arange(seen, seen + tokens.shape[1], device=tokens.device))
-            mask, cross_mask, bias = causal(), padding(keys=state.lengths), bias_of(self.positions)
-            layers = cast(Iterable[DecoderLayer], self.decoder)
+            bias = bias_of(self.positions)
+            if state.steps is None and seen:
+                parts = list(layers), self.decoder_norm, self.embedding.weight
+                state.steps = DecoderSteps(*parts) if bias is None and refuses(*parts) is None else False
+            if state.steps and tokens.shape[1] == 1 and tokens.shape[0] <= MOST_ROWS:
+                return state.steps(x[:, 0], state.caches, state.memories, state.lengths)
+            mask, cross_mask = causal(), padding(keys=state.lengths)
             for layer, memory, cache in zip(layers, state.memories, state.caches, strict=True):
                 x = layer(x, memory, mask=mask, cross_mask=cross_mask, bias=bias, cache=cache)
             return self.predict_tokens(self.decoder_norm(x[:, -1]))
@@ -308,6 +316,8 @@ class Past:
     memories: list[Memory]
     lengths: Int[Tensor, " sources"]
     rows: int
+    steps: DecoderSteps | Literal[False] | None = None
+    """None until the second step, False where the kernels do not express the model."""
 
     def reorder(self, rows: Int[Tensor, " rows"]) -> None:
         """Let row i become what row `rows[i]` was. Beams that stay on their source move nothing of it."""

@@ -1,0 +1,116 @@
+"""One token more through a Transformer's decoder by kernels, where it is the plain one of few rows on the CPU."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from qkv.core.checks import are_concrete, autocasts
+from qkv.mechanisms.cache import GrowingCache
+from qkv.mechanisms.multihead import Memory, MultiHead
+from qkv.models.layers import PostResidual, PreResidual
+from qkv.models.steps import NARROWEST, _flat, _is_plain, _linear, _norm, _share
+from qkv.scores.dot import scaled_dot
+from qkv.selections.soft import softmax
+
+
+def refuses(layers: Sequence[nn.Module], norm: nn.Module, head: Tensor) -> str | None:
+    """Say what the kernels do not express, or None."""
+    tensors = [head, *(parameter for module in (*layers, norm) for parameter in module.parameters())]
+    if not are_concrete(*tensors) or autocasts(head.device):
+        return "they read memory itself, on the CPU"
+    if any(tensor.dtype != torch.float32 or not tensor.is_contiguous() for tensor in tensors):
+        return "they compute in float32"
+    for layer in layers:
+        residuals: list[Any] = [layer.attention_residual, layer.cross_residual, layer.feed_forward_residual]
+        if len({type(each) for each in residuals} - {PreResidual, PostResidual}) or not all(
+            _is_plain(each.norm) for each in residuals
+        ):
+            return "they know LayerNorm before or after each layer"
+        attentions: list[Any] = [layer.attention, layer.cross]
+        if any(each.score not in (None, scaled_dot()) or each.select not in (None, softmax()) for each in attentions):
+            return "they know the softmax of scaled dot products"
+        if layer.attention.positions is not None or type(layer.feed_forward.activation) is not nn.ReLU:
+            return "they know positions at the input, and ReLU"
+        if min(layer.attention.query.out_features // layer.attention.heads, head.shape[1]) < NARROWEST:
+            return f"heads are narrower than {NARROWEST}"
+        if layer.training:
+            return "they drop nothing"
+    return None if _is_plain(norm) or isinstance(norm, nn.Identity) else "they end with LayerNorm, or with nothing"
+
+
+class DecoderSteps:
+    """A decoder's layers, the norm after them and the head, as the kernels take them: where they lie, uncopied."""
+
+    def __init__(self, layers: Sequence[nn.Module], norm: nn.Module, head: Tensor) -> None:
+        self.layers = [_Layer(layer) for layer in layers]
+        self.norm = _norm(norm) if isinstance(norm, nn.LayerNorm) else None
+        self.head, self.vocabulary = _flat(head), head.shape[0]
+
+    def __call__(
+        self,
+        x: Float[Tensor, "rows width"],
+        caches: Sequence[GrowingCache],
+        memories: Sequence[Memory],
+        lengths: Int[Tensor, " sources"],
+    ) -> Float[Tensor, "rows vocabulary"]:
+        """Take an embedded token of each row through all layers, into the caches, and give the logits of the next."""
+        from qkv.models.steps import kernel
+
+        rows, width = x.shape
+        stream, sources = x.contiguous().numpy().reshape(-1), lengths.numpy()
+        for layer, cache, memory in zip(self.layers, caches, memories, strict=True):
+            layer(stream, rows, cache, memory, sources)
+        if self.norm is not None:
+            kernel.norm(stream, rows, width, *self.norm, stream)
+        logits, starts = np.empty(rows * self.vocabulary, np.float32), np.arange(rows) * self.vocabulary
+        _share(
+            lambda first, last: kernel.product(
+                self.head, first, last, stream, rows, width, width, logits, starts + first
+            ),
+            self.vocabulary,
+            self.head.size,
+        )
+        return torch.from_numpy(logits).view(rows, self.vocabulary)
+
+
+class _Layer:
+    """A decoder's layer, as the kernel takes it."""
+
+    def __init__(self, layer: Any) -> None:
+        attention, cross, feed_forward = layer.attention, layer.cross, layer.feed_forward
+        self.heads, self.width = attention.heads, attention.query.in_features
+        self.sizes = (
+            self.width,
+            self.heads,
+            attention.query.out_features // self.heads,
+            feed_forward.expand.out_features,
+        )
+        self.pre = isinstance(layer.attention_residual, PreResidual)
+        self.own = [*_norm(layer.attention_residual.norm), *_matrices(attention, "query", "key", "value", "output")]
+        self.across = [*_norm(layer.cross_residual.norm), *_matrices(cross, "query", "output")]
+        self.think = [
+            *_norm(layer.feed_forward_residual.norm),
+            *_linear(feed_forward.expand),
+            *_linear(feed_forward.contract),
+        ]
+
+    def __call__(self, stream: np.ndarray, rows: int, cache: GrowingCache, memory: Memory, lengths: np.ndarray) -> None:
+        from qkv.models.steps import decoder_kernel
+
+        key, value = cache.make_room(1)
+        keys, values = _flat(memory.key.contiguous()), _flat(memory.value.contiguous())
+        decoder_kernel.layer(
+            stream, rows, *self.sizes, self.pre,
+            *self.own, _flat(key), _flat(value), key.shape[-2], cache.seen,
+            *self.across, keys, values, lengths, memory.key.shape[-2],
+            *self.think,
+        )  # fmt: skip
+        cache.seen += 1
+
+
+def _matrices(attention: MultiHead, *names: str) -> list[np.ndarray]:
+    return [array for name in names for array in _linear(getattr(attention, name))]
