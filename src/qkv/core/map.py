@@ -371,6 +371,11 @@ def reach(call: Call) -> tuple[Tensor | None, Tensor | None]:
     if call.mask is None and call.bias is None:
         return None, None
     grid, sees, shown = call.grid, [], torch.zeros((), dtype=torch.bool, device=call.grid.device)
+    if call.mask is not None and call.bias is None and are_concrete(call.query):
+        some, every = call.mask.runs(1, grid)
+        if torch.equal(some.start, every.start) and torch.equal(some.stop, every.stop):
+            # Runs of single rows that claim too much and too little are both exact where they agree.
+            return some.count() > 0, some.shown()
     for rows, columns in meetings(call.mask, call.query, grid):
         across = grid.columns()[columns]
         bias = None if call.bias is None else call.bias.tile(rows, across, grid)
