@@ -243,7 +243,10 @@ class Selection(ABC):
     def read(
         self, scores: Float[Tensor, "*lead rows keys"], columns: Int[Tensor, " keys"]
     ) -> tuple[Float[Tensor, "*lead rows keys"], Summary]:
-        """Summarise whole rows and weigh them: `weights` of `summary`, or the same in fewer steps."""
+        """Summarise rows whose other keys are all hidden and weigh them: `weights` of `summary`, or the same faster.
+
+        A summary that names a key by its place among the scores is to name it by its column.
+        """
         summary = self.summary(scores)
         return self.weights(scores, summary, columns), summary
 
