@@ -112,7 +112,7 @@ def _load_last(typing: Any, array: Any, index: Any, count: Any) -> Any:
 def _prefetch(typing: Any, array: Any, index: Any) -> Any:
     """Ask for what stands around array[index]; beyond the array this does nothing.
 
-    It goes to the second cache, which waits for many lines at once: the first waits for some ten, half of memory's rate.
+    It goes to the second cache, which waits for many lines at once; the first, for half of what memory gives.
     """
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
