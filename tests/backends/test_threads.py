@@ -12,7 +12,21 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 import qkv
+from qkv.backends import threads as module
 from qkv.backends.threads import in_parallel
+
+ASK = module._ask
+
+
+@pytest.fixture(autouse=True, params=["torch's", "a pool"])
+def whose(request, monkeypatch):
+    if request.param == "a pool":
+        monkeypatch.setattr(module, "_team", lambda: None)
+    elif module._team() is None:
+        pytest.skip("this torch is not linked with OpenMP by GNU's name")
+    else:
+        monkeypatch.setattr(module, "_ask", lambda take, helpers: pytest.fail("asked a pool"))
+    return request.param
 
 
 @pytest.fixture(params=[1, 2, 5])
@@ -89,6 +103,8 @@ def test_the_first_error_reaches_the_caller(threads):
 
 
 def _in_a_child(total):
+    # Whatever the parent has.
+    module._ask = ASK
     torch.set_num_threads(2)
     in_parallel(lambda part: total.__setitem__(part, 1), len(total))
 
