@@ -84,9 +84,10 @@ def run(call: Call) -> tuple[Tensor, Summary | None]:
     query, key = call.score.prepare(query, key)
     width, features = query.shape[-1], value.shape[-1]
     key, value = spread_heads(key, call.group), spread_heads(value, call.group)
-    # Flash attention wants one width; zeros change no product.
-    query, key = (F.pad(x, (0, max(0, features - width))) for x in (query, key))
-    value = F.pad(value, (0, max(0, width - features)))
+    if width != features:
+        # Flash attention wants one width; zeros change no product. (A pad by nothing would still copy.)
+        query, key = (F.pad(x, (0, max(0, features - width))) for x in (query, key))
+        value = F.pad(value, (0, max(0, width - features)))
     query, key, value = (x.reshape(-1, *x.shape[-3:]).contiguous() for x in (query, key, value))
     if torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value)):
         output = Segments.apply(query, key, value, pieces, pair.scale)
