@@ -1,14 +1,14 @@
-"""What is compared with whom, by name. Each case checks first that all agree."""
+"""What is compared with whom, by name. Each case checks first that all agree; a sweep is a case for each shape."""
 
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn import functional as F
-from torch.nn.attention.flex_attention import create_block_mask
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 import qkv
 
@@ -46,10 +46,40 @@ def small_call_with_mask() -> Case:
     return Case("causal call, 128 keys", ours, {"SDPA": sdpa}, lambda: same(ours(), sdpa()), calls=50)
 
 
+def plain(name: str, keys: int, *, training: bool = False) -> Case:
+    """No mask at all, which SDPA does best: ours is to be that call."""
+    tensors = [x.requires_grad_(training) for x in inputs(1, 8, keys, 64)]
+    above = torch.randn(1, 8, keys, 64)
+
+    def step(attend: Callable[..., torch.Tensor]) -> Callable[[], object]:
+        if not training:
+            return lambda: attend(*tensors)
+        return lambda: torch.autograd.grad(attend(*tensors), tensors, above)
+
+    def agree() -> None:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+            ours()
+        assert any("scaled_dot_product" in event.name for event in seen.events()), "SDPA is not called"
+        torch.testing.assert_close(ours(), sdpa())
+
+    ours, sdpa = step(qkv.attend), step(F.scaled_dot_product_attention)
+    return Case(name, ours, {"SDPA": sdpa}, agree)
+
+
 def dense() -> Case:
-    query, key, value = inputs(1, 8, 1024, 64)
-    ours, sdpa = lambda: qkv.attend(query, key, value), lambda: F.scaled_dot_product_attention(query, key, value)
-    return Case("dense, 1,024 keys", ours, {"SDPA": sdpa}, lambda: same(ours(), sdpa()))
+    return plain("dense, 1,024 keys", 1024)
+
+
+def dense_training() -> Case:
+    return plain("dense, 1,024 keys, training step", 1024, training=True)
+
+
+def dense_long() -> Case:
+    return plain("dense, 4,096 keys", 4096)
+
+
+def dense_long_training() -> Case:
+    return plain("dense, 4,096 keys, training step", 4096, training=True)
 
 
 LENGTHS = torch.tensor([100, 1024, 300, 200, 500, 150, 600, 157])
@@ -79,8 +109,26 @@ def masked(name: str, mask: qkv.Mask, *shape: int, training: bool = False) -> Ca
     return Case(name, ours, {"SDPA, mask given": theirs}, agree)
 
 
+def seen_in_window(batch: object, head: object, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    """Say for FlexAttention what a window of 257 shows."""
+    return (key <= query) & (key > query - 257)
+
+
 def window() -> Case:
-    return masked("window 257 of 4,096", qkv.window(257), 1, 8, 4096, 64)
+    case = masked("window 257 of 4,096", qkv.window(257), 1, 8, 4096, 64)
+    if not shutil.which("g++"):
+        print("no compiler here: FlexAttention is left out")
+        return case
+    tensors = inputs(1, 8, 4096, 64)
+    blocks = create_block_mask(seen_in_window, None, None, 4096, 4096, device="cpu", BLOCK_SIZE=128)
+    compiled = torch.compile(flex_attention, dynamic=False)
+
+    def agree() -> None:
+        case.agree()
+        same(qkv.attend(*tensors, mask=qkv.window(257)), compiled(*tensors, block_mask=blocks))
+
+    peers = {**case.peers, "FlexAttention, compiled": lambda: compiled(*tensors, block_mask=blocks)}
+    return replace(case, peers=peers, agree=agree)
 
 
 def window_training() -> Case:
@@ -112,14 +160,41 @@ def ragged_training() -> Case:
     return masked("8 ragged, keys hidden, training step", qkv.padding(keys=LENGTHS), 8, 8, 1024, 64, training=True)
 
 
+def nested(case: Case, mask: qkv.Mask, *, training: bool = False) -> Case:
+    """Add the same sequences as nested tensors, which hold no padding."""
+    padded = inputs(8, 8, 1024, 64)
+    leaves = [
+        torch.nested.nested_tensor(
+            [one[:, :length].transpose(0, 1) for one, length in zip(x, LENGTHS.tolist(), strict=True)],
+            layout=torch.jagged,
+            requires_grad=training,
+        )
+        for x in padded
+    ]
+
+    def attend() -> torch.Tensor:
+        return F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in leaves)).transpose(1, 2).values()
+
+    def theirs() -> object:
+        return torch.autograd.grad(attend().sum(), leaves) if training else attend()
+
+    def agree() -> None:
+        case.agree()
+        ours = qkv.attend(*padded, mask=mask).transpose(1, 2)
+        same(torch.cat([x[:length] for x, length in zip(ours, LENGTHS.tolist(), strict=True)]), attend().detach())
+
+    return replace(case, peers={**case.peers, "SDPA, nested": theirs}, agree=agree)
+
+
 def ragged_both() -> Case:
     mask = qkv.padding(keys=LENGTHS, queries=LENGTHS)
-    return masked("8 ragged, keys and queries", mask, 8, 8, 1024, 64)
+    return nested(masked("8 ragged, keys and queries", mask, 8, 8, 1024, 64), mask)
 
 
 def ragged_both_training() -> Case:
     mask = qkv.padding(keys=LENGTHS, queries=LENGTHS)
-    return masked("8 ragged, keys and queries, training step", mask, 8, 8, 1024, 64, training=True)
+    case = masked("8 ragged, keys and queries, training step", mask, 8, 8, 1024, 64, training=True)
+    return nested(case, mask, training=True)
 
 
 def packed() -> Case:
@@ -139,6 +214,30 @@ def growth() -> Case:
     )
 
 
+GROWTH = """
+import resource, sys, torch, qkv
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+mask = qkv.window(256)
+def step(positions):
+    tensors = [torch.randn(1, 8, positions, 64) for _ in range(3)]
+    before = peak()
+    qkv.attend(*tensors, mask=mask)
+    return peak() - before
+step(1024)
+print(step(int(sys.argv[1])))
+"""
+
+
+def growth_memory() -> Case:
+    """Timed against nobody: over 4 times the positions a window takes at most 4 times the memory, and 20%."""
+
+    def agree() -> None:
+        few, many = (measured(GROWTH, positions) for positions in (8192, 32768))
+        assert many <= 4 * few * 1.2, f"{few:.0f} MB over 8,192 positions, {many:.0f} MB over 32,768"
+
+    return Case("window 256, memory of 8,192 and 32,768", lambda: None, {}, agree)
+
+
 def alibi() -> Case:
     query, key, value = inputs(1, 8, 2048, 64)
     rows = torch.arange(2048)
@@ -151,11 +250,8 @@ def alibi() -> Case:
 def planning() -> Case:
     mask, grid = qkv.causal() & qkv.window(257), qkv.Grid((), 1, 4096, 4096)
 
-    def visible(batch: object, head: object, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-        return (key <= query) & (key > query - 257)
-
     def theirs() -> object:
-        return create_block_mask(visible, None, None, 4096, 4096, device="cpu", BLOCK_SIZE=128)
+        return create_block_mask(seen_in_window, None, None, 4096, 4096, device="cpu", BLOCK_SIZE=128)
 
     def agree() -> None:
         some, _ = mask.runs(128, grid)
@@ -186,13 +282,54 @@ def statistics_of_a_map() -> Case:
     return Case(name, ours, {"SDPA output": sdpa}, agree)
 
 
+def statistics_of_a_window() -> Case:
+    query, key, value = inputs(1, 1, 16384, 64)
+    mask = qkv.window(257)
+
+    def agree() -> None:
+        few = [x[..., :512, :] for x in (query, key)]
+        told, weights = qkv.attention_map(*few, mask=mask).statistics(8), qkv.attention_map(*few, mask=mask).dense()
+        same(told.top_weights, weights.topk(8).values)
+        same(told.entropy, -torch.special.xlogy(weights, weights).sum(-1))
+        same(told.received, weights.sum(-2))
+
+    return Case(
+        "statistics of a window 257 of 16,384",
+        lambda: qkv.attention_map(query, key, mask=mask).statistics(8),
+        {"SDPA output": lambda: F.scaled_dot_product_attention(query, key, value)},
+        agree,
+    )
+
+
+STATISTICS_MEMORY = """
+import resource, torch, qkv
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+query, key = torch.randn(2, 1, 1, 16384, 64)
+qkv.attention_map(query[..., :300, :], key[..., :300, :]).statistics(8)
+before = peak()
+qkv.attention_map(query, key).statistics(8)
+print(peak() - before)
+"""
+
+
+def statistics_memory() -> Case:
+    """Timed against nobody: the statistics of 16,384 × 16,384 pairs take under 64 MB."""
+
+    def agree() -> None:
+        above = measured(STATISTICS_MEMORY)
+        assert above < 64, f"{above:.0f} MB"
+
+    return Case("statistics, memory of 16,384", lambda: None, {}, agree)
+
+
 def trained(call: Callable[[], torch.Tensor], leaves: list[torch.Tensor]) -> Callable[[], tuple[torch.Tensor, ...]]:
     """Make a training step: the output's gradients."""
     return lambda: torch.autograd.grad(call().sum(), leaves)
 
 
-def dropout_training() -> Case:
-    leaves = [x.requires_grad_() for x in inputs(1, 8, 2048, 64)]
+def dropped(name: str, *shape: int) -> Case:
+    """A training step with dropout; what both give is compared where the definition is small."""
+    leaves = [x.requires_grad_() for x in inputs(*shape)]
 
     def agree() -> None:
         found = []
@@ -205,7 +342,11 @@ def dropout_training() -> Case:
 
     ours = trained(lambda: qkv.attend(*leaves, dropout=0.1), leaves)
     sdpa = trained(lambda: F.scaled_dot_product_attention(*leaves, dropout_p=0.1), leaves)
-    return Case("dropout training, 2,048 keys", ours, {"SDPA with dropout": sdpa}, agree)
+    return Case(name, ours, {"SDPA with dropout": sdpa}, agree)
+
+
+def dropout_training() -> Case:
+    return dropped("dropout training, 2,048 keys", 1, 8, 2048, 64)
 
 
 def learned_bias_training() -> Case:
@@ -221,11 +362,11 @@ def learned_bias_training() -> Case:
     return Case("learned bias training, 2,048 keys", ours, {"SDPA, bias as mask": sdpa}, agree)
 
 
-def decode(dtype: torch.dtype) -> Case:
-    """A step of generation: 32 query heads, 8 key heads, 16k keys of 128."""
-    query, key, value = torch.randn(1, 32, 1, 128), *(torch.randn(1, 8, 16384, 128) for _ in range(2))
-    query, key, value = (x.to(dtype) for x in (query, key, value))
-    rows = query.view(1, 8, 4, 128)
+def decode(dtype: torch.dtype, name: str = "", *, key_heads: int = 8, keys: int = 16384, dim: int = 128) -> Case:
+    """A step of generation: one query of 4 heads for each key head."""
+    query = torch.randn(1, 4 * key_heads, 1, dim, dtype=dtype)
+    key, value = (torch.randn(1, key_heads, keys, dim, dtype=dtype) for _ in range(2))
+    rows = query.view(1, key_heads, 4, dim)
 
     def gqa() -> torch.Tensor:
         return F.scaled_dot_product_attention(query, key, value, enable_gqa=True)
@@ -235,7 +376,7 @@ def decode(dtype: torch.dtype) -> Case:
 
     def read() -> object:
         # The same bytes, summed as float32: what memory gives.
-        return key.view(torch.float32).sum(), value.view(torch.float32).sum()
+        return tuple(x.flatten().view(torch.float32).sum() for x in (key, value))
 
     def agree() -> None:
         exact = F.scaled_dot_product_attention(query.double(), key.double(), value.double(), enable_gqa=True)
@@ -243,7 +384,7 @@ def decode(dtype: torch.dtype) -> Case:
         assert ours <= 2 * theirs, f"{ours} is more than twice {theirs}"
 
     peers = {"SDPA, enable_gqa": gqa, "SDPA, heads folded": fold, "plain read": read}
-    return Case(f"decode {str(dtype)[6:]}", lambda: qkv.attend(query, key, value), peers, agree)
+    return Case(f"decode {str(dtype)[6:]}{name}", lambda: qkv.attend(query, key, value), peers, agree)
 
 
 def decode_float32() -> Case:
@@ -254,10 +395,8 @@ def decode_bfloat16() -> Case:
     return decode(torch.bfloat16)
 
 
-def additive_inputs(keys: int = 1024, hidden: int = 64, dim: int = 64) -> tuple[qkv.Additive, list[torch.Tensor]]:
-    """Draw a score, and query, key and value for it."""
-    shapes = ((hidden,), (hidden,), (dim,))
-    return qkv.Additive(hidden, hidden, hidden), [torch.randn(1, 1, keys, *shape) for shape in shapes]
+def decode_float16() -> Case:
+    return decode(torch.float16)
 
 
 def additive_broadcast(
@@ -268,45 +407,48 @@ def additive_broadcast(
     return (torch.tanh(query.unsqueeze(-2) + key.unsqueeze(-3)) @ score.vector).softmax(-1) @ value
 
 
-def additive_peers(run: Callable[..., object]) -> dict[str, Callable[[], object]]:
-    """Give the broadcast, and the same compiled where there is a compiler."""
-    peers = {"broadcast": lambda: run(additive_broadcast)}
-    if shutil.which("g++"):
-        compiled = torch.compile(additive_broadcast, dynamic=False)
-        peers["broadcast, compiled"] = lambda: run(compiled)
-    else:
+def additive(
+    name: str, heads: int = 1, keys: int = 1024, hidden: int = 64, *, training: bool = False, compiled: bool = True
+) -> Case:
+    """Additive scores against the broadcast, and the same compiled where there is a compiler."""
+    score, tensors = qkv.Additive(hidden, hidden, hidden), inputs(1, heads, keys, hidden)
+    leaves = [x.requires_grad_(training) for x in tensors] + list(score.parameters())
+    upstream = torch.randn(1, heads, keys, hidden)
+
+    def step(attend: Callable[..., torch.Tensor]) -> Callable[[], object]:
+        def run() -> object:
+            with torch.set_grad_enabled(training):
+                output = attend(score, *tensors)
+            return torch.autograd.grad(output, leaves, upstream) if training else (output,)
+
+        return run
+
+    ours = step(lambda score, *tensors: qkv.attend(*tensors, score=score, impl="additive"))
+    peers = {"broadcast": step(additive_broadcast)}
+    if compiled and shutil.which("g++"):
+        peers["broadcast, compiled"] = step(torch.compile(additive_broadcast, dynamic=False))
+    elif compiled:
         print("no compiler here: the compiled peer of additive attention is left out")
-    return peers
+
+    def agree() -> None:
+        for one, other in zip(ours(), peers["broadcast"](), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3 if training else 1e-5)
+
+    return Case(name, ours, peers, agree)
 
 
 def additive_forward() -> Case:
-    score, tensors = additive_inputs()
-    fused = lambda score, *tensors: qkv.attend(*tensors, score=score, impl="additive")  # noqa: E731
-
-    @torch.no_grad()
-    def run(attend: Callable[..., torch.Tensor]) -> torch.Tensor:
-        return attend(score, *tensors)
-
-    def agree() -> None:
-        same(run(fused), run(additive_broadcast))
-
-    return Case("additive, 1,024 keys", lambda: run(fused), additive_peers(run), agree)
+    return additive("additive, 1,024 keys")
 
 
 def additive_training() -> Case:
-    score, tensors = additive_inputs()
-    leaves = [x.requires_grad_() for x in tensors] + list(score.parameters())
-    upstream = torch.randn(1, 1, 1024, 64)
-    fused = lambda score, *tensors: qkv.attend(*tensors, score=score, impl="additive")  # noqa: E731
+    return additive("additive, training step", training=True)
 
-    def run(attend: Callable[..., torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        return torch.autograd.grad(attend(score, *tensors), leaves, upstream)
 
-    def agree() -> None:
-        for ours, theirs in zip(run(fused), run(additive_broadcast), strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
-
-    return Case("additive, training step", lambda: run(fused), additive_peers(run), agree)
+def measured(program: str, *arguments: int) -> float:
+    """Run a program in a process of its own, which tells the MB that it took."""
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    return float(subprocess.run(command, capture_output=True, check=True).stdout)
 
 
 ADDITIVE_MEMORY = """
@@ -326,22 +468,64 @@ print(step(16384))
 def additive_memory() -> Case:
     """Timed against nobody: a training step of 16,384 × 16,384 pairs stays under 500 MB; eager wants 64 GB."""
 
-    def ours() -> float:
-        return float(subprocess.run([sys.executable, "-c", ADDITIVE_MEMORY], capture_output=True, check=True).stdout)
-
     def agree() -> None:
-        above = ours()
+        above = measured(ADDITIVE_MEMORY)
         assert above < 500, f"{above:.0f} MB above its inputs"
 
     return Case("additive, memory of 16,384", lambda: None, {}, agree)
 
 
-CASES: dict[str, Callable[[], Case]] = {
+SHAPES = ((1, 33, 1023), (1, 128, 1777), (3, 40, 2011), (3, 80, 777), (16, 33, 513), (16, 128, 1001))
+"""Heads, width and positions away from the shapes above: what a sweep goes through."""
+
+
+def shaped(heads: int, width: int, positions: int) -> str:
+    return f"{heads} × {positions:,} × {width}"
+
+
+def shapes_window() -> Iterator[Case]:
+    for heads, width, positions in SHAPES:
+        name = f"window 101, {shaped(heads, width, positions)}"
+        yield masked(name, qkv.window(101), 1, heads, positions, width)
+        yield masked(f"{name}, training step", qkv.window(101), 1, heads, positions, width, training=True)
+
+
+def shapes_ragged() -> Iterator[Case]:
+    for heads, width, positions in SHAPES:
+        lengths = torch.tensor([positions // 9, positions, positions // 3, positions // 5])
+        mask = qkv.padding(keys=lengths, queries=lengths)
+        yield masked(f"4 ragged, {shaped(heads, width, positions)}", mask, 4, heads, positions, width)
+
+
+def shapes_additive() -> Iterator[Case]:
+    for heads, width, _ in SHAPES:
+        # As many pairs as the broadcast has room for.
+        keys = int(700 / heads**0.5) | 1
+        yield additive(f"additive, {shaped(heads, width, keys)}", heads, keys, width, compiled=False)
+
+
+def shapes_decode() -> Iterator[Case]:
+    for heads, width, positions in SHAPES:
+        for dtype in (torch.float32, torch.bfloat16):
+            keys = 4 * positions
+            case = decode(dtype, f", {shaped(heads, width, keys)}", key_heads=heads, keys=keys, dim=width)
+            yield replace(case, peers={peer: call for peer, call in case.peers.items() if peer != "plain read"})
+
+
+def shapes_dropout() -> Iterator[Case]:
+    for heads, width, positions in SHAPES:
+        yield dropped(f"dropout training, {shaped(heads, width, positions)}", 1, heads, positions, width)
+
+
+CASES: dict[str, Callable[[], Case | Iterator[Case]]] = {
     make.__name__: make
     for make in (
         small_call,
         small_call_with_mask,
         dense,
+        dense_training,
+        dense_long,
+        dense_long_training,
         window,
         window_training,
         two_sided_window,
@@ -349,6 +533,7 @@ CASES: dict[str, Callable[[], Case]] = {
         odd_window,
         bigbird,
         growth,
+        growth_memory,
         ragged,
         ragged_training,
         ragged_both,
@@ -360,9 +545,17 @@ CASES: dict[str, Callable[[], Case]] = {
         additive_memory,
         decode_float32,
         decode_bfloat16,
+        decode_float16,
         dropout_training,
         learned_bias_training,
         statistics_of_a_map,
+        statistics_of_a_window,
+        statistics_memory,
         planning,
+        shapes_window,
+        shapes_ragged,
+        shapes_additive,
+        shapes_decode,
+        shapes_dropout,
     )
 }

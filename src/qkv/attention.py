@@ -10,7 +10,7 @@ from qkv.core.map import AttentionMap, make_map
 from qkv.core.types import Bias, Mask, Score, Selection
 from qkv.errors import KindError, must
 from qkv.masks.dense import dense_mask
-from qkv.plan import make_plan
+from qkv.plan import choose
 from qkv.positions.dense import DenseBias
 from qkv.scores.dot import scaled_dot
 from qkv.selections.soft import softmax
@@ -40,7 +40,7 @@ def attend(
     Raises: ShapeError, KindError, ArgumentError for what does not fit; UnsupportedError if `impl` insists in vain.
     """
     call = call_of("attend", query, key, value, score, bias, mask, select, dropout)
-    return make_plan("attend", call, impl).backend.run(call)[0]
+    return choose("attend", call, impl).run(call)[0]
 
 
 def attend_with_map(
@@ -61,7 +61,7 @@ def attend_with_map(
     Raises: as `attend`.
     """
     call = call_of("attend_with_map", query, key, value, score, bias, mask, select, dropout)
-    output, summary = make_plan("attend_with_map", call, impl).backend.run(call)
+    output, summary = choose("attend_with_map", call, impl).run(call)
     return output, make_map(call, summary)
 
 
@@ -104,7 +104,7 @@ def call_of(
             fix = "True = may attend; a tensor of numbers to add goes to bias="
             raise KindError(must(function, "mask", "be a boolean tensor or a mask", mask.dtype, fix))
         mask = dense_mask(mask)
-    for argument, part in (("score", score), ("bias", bias), ("mask", mask), ("select", select)):
-        if part is not None:
+    if not (score is bias is mask is select is None):
+        for argument, part in (("score", score), ("bias", bias), ("mask", mask), ("select", select)):
             check_part(function, argument, part)
     return make_call(function, query, key, value, score or _SCALED_DOT, bias, mask, select or _SOFTMAX, dropout)

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from qkv.backends.additive import ADDITIVE
-from qkv.backends.decode import DECODE
+from qkv.backends.decode import DECODE, MOST_ROWS
 from qkv.backends.flex import FLEX
 from qkv.backends.plain import PLAIN
-from qkv.backends.sdpa import SDPA
+from qkv.backends.sdpa import SDPA, as_it_is
 from qkv.backends.segments import SEGMENTS
 from qkv.backends.stream import STREAM
 from qkv.core.backend import Backend
@@ -15,6 +15,14 @@ from qkv.errors import ArgumentError, UnsupportedError, must
 
 FUSED = (DECODE, SEGMENTS, STREAM, FLEX, SDPA, ADDITIVE)
 """The fast paths, the fastest first."""
+
+
+def choose(function: str, call: Call, impl: str = "auto") -> Backend:
+    """Choose the backend of `make_plan`'s, without its reasons: of the commonest call it is told at once."""
+    if impl == "auto" and call.grid.queries > MOST_ROWS and as_it_is(call):
+        # Too many queries for decoding, nothing to skip and nothing to stream: every other path would refuse.
+        return SDPA
+    return make_plan(function, call, impl).backend
 
 
 @dataclass(slots=True)

@@ -91,11 +91,20 @@ def test_which_of_the_two(monkeypatch: pytest.MonkeyPatch) -> None:
         qkv.attend(*inputs(dtype), impl="decode")
     qkv.attend(*inputs(), mask=qkv.causal(), impl="decode")
     qkv.attend(*inputs(), mask=qkv.window(9), impl="decode")
+    assert chosen == ["_fold", "_fold", "_attend", "_fold", "_attend"]
+    chosen.clear()
+    monkeypatch.setattr(decode, "FROM_MEMORY", 1)
+    # A key head has four rows for each query; a fifth is too many for bfloat16.
+    for dtype, queries in product(DTYPES[:2], (1, 2)):
+        qkv.attend(*inputs(dtype, queries), impl="decode")
+    assert chosen == ["_attend", "_attend", "_attend", "_fold"]
+    chosen.clear()
+    refused = dict(qkv.explain(*inputs(key_heads=HEADS)).refused)
+    assert refused["decode"].startswith("no query heads share keys")
     monkeypatch.setattr(decode, "BEYOND_CACHES", 1)
-    for threads in (1, 2):
-        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        qkv.attend(*inputs(torch.bfloat16), impl="decode")
-    assert chosen == ["_fold", "_fold", "_attend", "_fold", "_attend", "_attend", "_fold"]
+    qkv.attend(*inputs(torch.bfloat16, queries=2), impl="decode")
+    qkv.attend(*inputs(key_heads=HEADS), impl="decode")
+    assert chosen == ["_attend", "_attend"]
 
 
 @pytest.mark.usefixtures("kernel_alone")

@@ -89,6 +89,25 @@ def test_random_masks_on_random_grids(data):
     torch.testing.assert_close(gradients, right_gradients, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize(("queries", "keys"), [(90, 90), (91, 88), (40, 90), (90, 2), (2, 90)])
+@pytest.mark.parametrize("offset", [None, -7, 5])
+def test_a_dilated_window_is_ordinary_ones_over_every_few_positions(queries, keys, offset):
+    inputs = tensors(queries=queries, keys=keys, value=9)
+    mask = qkv.window(before=3, after=2, dilation=4, offset=offset)
+    output, gradients = both(inputs, "segments", mask=mask)
+    right, right_gradients = both(inputs, "reference", mask=mask)
+    torch.testing.assert_close(output, right, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(gradients, right_gradients, rtol=1e-11, atol=1e-11)
+
+
+def test_a_dilated_window_computes_no_gaps(monkeypatch):
+    monkeypatch.undo()
+    query = torch.randn(1, 2, 4096, 8)
+    one, other = (qkv.explain(query, query, query, mask=qkv.window(65, dilation=step)) for step in (1, 8))
+    assert one.backend == other.backend == "segments"
+    assert other.cost.pairs < 1.1 * one.cost.pairs
+
+
 @pytest.mark.parametrize("score", [qkv.dot(), qkv.scaled_dot(0.3), qkv.cosine(0.5), qkv.Bilinear(6, 6).double()])
 def test_every_dot_score(score):
     inputs = tensors()

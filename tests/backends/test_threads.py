@@ -8,8 +8,25 @@ import time
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
+import qkv
+from qkv.backends import threads as module
 from qkv.backends.threads import in_parallel
+
+ASK = module._ask
+
+
+@pytest.fixture(autouse=True, params=["torch's", "a pool"])
+def whose(request, monkeypatch):
+    if request.param == "a pool":
+        monkeypatch.setattr(module, "_team", lambda: None)
+    elif module._team() is None:
+        pytest.skip("this torch is not linked with OpenMP by GNU's name")
+    else:
+        monkeypatch.setattr(module, "_ask", lambda take, helpers: pytest.fail("asked a pool"))
+    return request.param
 
 
 @pytest.fixture(params=[1, 2, 5])
@@ -86,6 +103,8 @@ def test_the_first_error_reaches_the_caller(threads):
 
 
 def _in_a_child(total):
+    # Whatever the parent has.
+    module._ask = ASK
     torch.set_num_threads(2)
     in_parallel(lambda part: total.__setitem__(part, 1), len(total))
 
@@ -100,3 +119,52 @@ def test_a_fork_has_threads_of_its_own():
     child.start()
     child.join(timeout=30)
     assert child.exitcode == 0 and all(total)
+
+
+SCORE = qkv.Additive(32, 32, 32).requires_grad_(False)
+CALLS = (
+    ("additive", {"score": SCORE}),
+    ("stream", {"mask": qkv.causal(), "bias": qkv.alibi(heads=2)}),
+    ("segments", {"mask": qkv.window(17)}),
+)
+
+
+def step(seed: int) -> list[Tensor]:
+    """Attend by each path that has kernels or threads of its own, forward and backward."""
+    generator = torch.Generator().manual_seed(seed)
+    leaves = [torch.randn(1, 2, 512, 32, generator=generator, requires_grad=True) for _ in range(3)]
+    found = []
+    for impl, choices in CALLS:
+        output = qkv.attend(*leaves, **choices, impl=impl)
+        found += [output.detach(), *torch.autograd.grad(output.square().sum(), leaves)]
+    return found
+
+
+class Steps(Dataset):
+    """A data set whose every item is a step."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.stack(step(index))
+
+
+def test_several_python_threads_attend_at_once(threads):
+    expected, found = [step(seed) for seed in range(6)], {}
+    callers = [threading.Thread(target=lambda seed=seed: found.update({seed: step(seed)})) for seed in range(6)]
+    for each in callers:
+        each.start()
+    for each in callers:
+        each.join(timeout=60)
+    for seed, alone in enumerate(expected):
+        torch.testing.assert_close(found[seed], alone)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_the_workers_of_a_loader_attend():
+    # The kernels and the pool are in use before the workers are forked off.
+    expected = [torch.stack(step(seed)) for seed in range(4)]
+    found = list(DataLoader(Steps(), batch_size=None, num_workers=2, multiprocessing_context="fork", timeout=60))
+    torch.testing.assert_close(found, expected)

@@ -52,6 +52,7 @@ def test_runs_are_sets_of_keys(data: st.DataObject) -> None:
         assert_well_formed(runs)
         assert torch.equal(runs.cover(), expected)
         assert torch.equal(runs.count(), expected.sum(-1))
+        assert torch.equal(runs.shown(), expected.any(-2))
 
 
 @settings(max_examples=200)

@@ -53,6 +53,8 @@ class Pieces:
     """Whether any query sees a key."""
     fill: bool
     """Whether a piece holds a query that sees nothing, or a key that nobody sees."""
+    whole: bool
+    """Whether every query is in a piece."""
     pairs: int
     """Pairs computed, of all batch rows and heads."""
 
@@ -81,7 +83,7 @@ def _kept(mask: Any, grid: Grid, block: int) -> Pieces:
 def _plan(mask: Mask, grid: Grid, block: int) -> Pieces:
     if 0 in (*grid.batch, grid.heads, grid.queries, grid.keys):
         nobody = torch.zeros(1, 1, max(grid.queries, grid.keys), dtype=torch.bool, device="cpu")
-        return Pieces((), nobody[..., : grid.queries], nobody[..., : grid.keys], False, 0)
+        return Pieces((), nobody[..., : grid.queries], nobody[..., : grid.keys], False, False, 0)
     lanes = _lanes(mask, grid, block)
     own_batch, own_heads = lanes[-1][0][0] is not None, lanes[-1][0][1] is not None
     every_batch, every_head = torch.Size(grid.batch).numel(), grid.heads
@@ -105,7 +107,7 @@ def _plan(mask: Mask, grid: Grid, block: int) -> Pieces:
             _mark(shown[at], met_keys[at], piece, piece.key, piece.keys, piece.step, dim=0)
     fill = bool((met_rows & ~sees).any() or (met_keys & ~shown).any())
     shared = (1 if own_batch else every_batch) * (1 if own_heads else every_head)
-    return Pieces(tuple(pieces), sees, shown, fill, pairs * shared)
+    return Pieces(tuple(pieces), sees, shown, fill, bool(met_rows.all()), pairs * shared)
 
 
 def _mark(seen: Tensor, met: Tensor, piece: Piece, start: int, size: int, step: int, dim: int) -> None:

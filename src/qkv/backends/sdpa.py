@@ -29,8 +29,22 @@ def refuses(call: Call) -> str | None:
 
 def _dtype(call: Call) -> torch.dtype:
     """Tell what SDPA runs in. On the CPU float16 is no faster than float32, and the weights would be rounded to it."""
-    slow = call.query.dtype == torch.float16 and call.grid.device.type == "cpu"
-    return torch.float32 if slow else call.query.dtype
+    dtype = call.query.dtype
+    return torch.float32 if dtype == torch.float16 and call.grid.device.type == "cpu" else dtype
+
+
+def as_it_is(call: Call) -> bool:
+    """Say whether a call is what PyTorch's attention was made for: nothing to spell out, nothing it is slow at."""
+    pair, value = call.pair, call.value
+    return (
+        call.bias is None
+        and (call.mask is None or square_causal(call))
+        and isinstance(call.select, Softmax)
+        and isinstance(pair, DotPair)
+        and not call.dropout
+        and pair.dim == value.shape[-1]
+        and call.query.numel() * value.numel() > 0
+    )
 
 
 def run(call: Call) -> tuple[Tensor, None]:
@@ -57,8 +71,8 @@ def run(call: Call) -> tuple[Tensor, None]:
 
 def square_causal(call: Call) -> bool:
     """Say whether the mask is what PyTorch's own `is_causal` means."""
-    square = call.grid.queries == call.grid.keys
-    return square and isinstance(call.mask, Causal) and (call.mask.offset is None)
+    grid, mask = call.grid, call.mask
+    return grid.queries == grid.keys and isinstance(mask, Causal) and mask.offset is None
 
 
 def _sdpa(
@@ -66,7 +80,7 @@ def _sdpa(
 ) -> Tensor:
     """Call SDPA on four dimensions, which its fast paths want."""
     grid, batch, dtype = call.grid, len(call.grid.batch), _dtype(call)
-    if dtype != query.dtype:
+    if dtype is not query.dtype:
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     if batch != 1:
         if mask is not None and mask.ndim > 3:
@@ -75,12 +89,12 @@ def _sdpa(
     if mask is not None and mask.ndim < 4:
         mask = mask.expand(1, *[1] * (3 - mask.ndim), *mask.shape)
     # SDPA takes no symbol here, which is what a comparison of dynamic shapes would give.
-    grouped = {"enable_gqa": True} if call.group > 1 else {}
+    grouped = {} if call.key.shape[-3] == grid.heads else {"enable_gqa": True}
     with exact(grid.device):
         output = F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, is_causal=causal, scale=scale, **grouped
         )
-    if output.dtype != call.value.dtype:
+    if dtype is not call.value.dtype:
         output = output.to(call.value.dtype)
     return output if batch == 1 else output.reshape(*grid.batch, *output.shape[1:])
 

@@ -2,10 +2,12 @@
 
 A mask is cut into *pieces*: neighbouring blocks of queries whose runs of keys are equally long and advance in step. A
 piece is one call of PyTorch's flash attention on overlapping strided views; pieces of the same rows merge by logsumexp.
-The backward pass goes over the same pieces with the merged output and logsumexp, which is exact.
+The backward pass goes over the same pieces with the merged output and logsumexp, which is exact. A dilated window is
+regrouped first: it is an ordinary one over every `dilation`-th position.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,7 +22,8 @@ from qkv.core.backend import Backend, Cost, all_pairs, dense_cost
 from qkv.core.call import Call
 from qkv.core.checks import are_concrete
 from qkv.core.reference import hide_rows, spread_heads, with_batch
-from qkv.core.types import DotPair, Summary, wide
+from qkv.core.types import DotPair, Grid, Summary, wide
+from qkv.masks.window import DilatedWindow, Window
 from qkv.scores.dot import Dot
 from qkv.selections.soft import Softmax
 
@@ -64,19 +67,39 @@ def refuses(call: Call) -> str | None:
     if square_causal(call):
         return "PyTorch's own causal path skips as much"
     if call.mask.is_value:
-        share = _pieces(call).pairs / max(1, all_pairs(call))
+        share = _share(call)
         if share > WORTH:
             return f"the mask leaves {share:.0%} of the pairs to compute"
     return None
 
 
 def run(call: Call) -> tuple[Tensor, Summary | None]:
-    """Attend piece by piece."""
+    """Attend piece by piece; a dilated window group by group."""
+    groups = _groups(call)
+    if not groups:
+        return _attend(call), None
+    step = len(groups)
+    query, key, value = (_apart(x, step) for x in (call.query, call.key, call.value))
+    longest, parts = query[0].shape[-2], []
+    for row, (behind, window, grid) in enumerate(groups):
+        queries, keys, values = (
+            query[row][..., : grid.queries, :],
+            *(x[behind][..., : grid.keys, :] for x in (key, value)),
+        )
+        if grid.queries and grid.keys:
+            part = _attend(replace(call, query=queries, key=keys, value=values, mask=window, grid=grid))
+        else:
+            part = values.new_zeros(*queries.shape[:-1], values.shape[-1])
+        parts.append(F.pad(part, (0, 0, 0, longest - grid.queries)) if grid.queries < longest else part)
+    return torch.stack(parts, -2).flatten(-3, -2)[..., : call.grid.queries, :], None
+
+
+def _attend(call: Call) -> Tensor:
     grid, query, key, value = call.grid, call.query, call.key, call.value
     pieces = _pieces(call)
     instead = _gives_way(call)
     if instead is not None:
-        return instead[0].run(call)
+        return instead[0].run(call)[0]
     pair = call.pair
     assert isinstance(pair, DotPair)
     if pieces.fill or not isinstance(call.score, Dot):
@@ -84,15 +107,16 @@ def run(call: Call) -> tuple[Tensor, Summary | None]:
     query, key = call.score.prepare(query, key)
     width, features = query.shape[-1], value.shape[-1]
     key, value = spread_heads(key, call.group), spread_heads(value, call.group)
-    # Flash attention wants one width; zeros change no product.
-    query, key = (F.pad(x, (0, max(0, features - width))) for x in (query, key))
-    value = F.pad(value, (0, max(0, width - features)))
+    if width != features:
+        # Flash attention wants one width; zeros change no product. (A pad by nothing would still copy.)
+        query, key = (F.pad(x, (0, max(0, features - width))) for x in (query, key))
+        value = F.pad(value, (0, max(0, width - features)))
     query, key, value = (x.reshape(-1, *x.shape[-3:]).contiguous() for x in (query, key, value))
     if torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value)):
         output = Segments.apply(query, key, value, pieces, pair.scale)
     else:
         output, _ = forward(query, key, value, pieces, pair.scale)
-    return output[..., :features].reshape(*grid.batch, *output.shape[1:-1], features), None
+    return output[..., :features].reshape(*grid.batch, *output.shape[1:-1], features)
 
 
 def _pieces(call: Call) -> Pieces:
@@ -100,9 +124,45 @@ def _pieces(call: Call) -> Pieces:
     return plan_pieces(call.mask, call.grid, TRAINING_BLOCK if call.needs_gradient else BLOCK)
 
 
+def _groups(call: Call) -> list[tuple[int, Window, Grid]]:
+    """Turn a dilated window into ordinary ones, each over every `dilation`-th query and key; no group for another mask.
+
+    A query meets only keys that stand whole steps from it. Group i begins at query i; also tell at which key.
+    """
+    mask, grid = call.mask, call.grid
+    if not isinstance(mask, DilatedWindow) or isinstance(mask.offset, Tensor) or not isinstance(call.score, Dot):
+        # Another score may tell the keys' places apart.
+        return []
+    step, offset = mask.dilation, grid.keys - grid.queries if mask.offset is None else mask.offset
+    groups = []
+    for row in range(step):
+        far, behind = divmod(offset + row, step)
+        inner = replace(grid, queries=len(range(row, grid.queries, step)), keys=len(range(behind, grid.keys, step)))
+        groups.append((behind, Window(mask.before, mask.after, far), inner))
+    return groups
+
+
+def _apart(x: Float[Tensor, "*batch positions dim"], step: int) -> tuple[Tensor, ...]:
+    """See every `step`-th position, from the first, the second, … on; zeros fill the last ones."""
+    lacks = -x.shape[-2] % step
+    return (F.pad(x, (0, 0, 0, lacks)) if lacks else x).unflatten(-2, (-1, step)).unbind(-2)
+
+
+def _pairs(call: Call) -> int:
+    groups = _groups(call)
+    if not groups:
+        return _pieces(call).pairs
+    block = TRAINING_BLOCK if call.needs_gradient else BLOCK
+    return sum(plan_pieces(window, grid, block).pairs for _, window, grid in groups)
+
+
+def _share(call: Call) -> float:
+    return _pairs(call) / max(1, all_pairs(call))
+
+
 def _gives_way(call: Call) -> tuple[Backend, str] | None:
     """Leave to SDPA what the values of a data mask do not make worth cutting."""
-    share = _pieces(call).pairs / max(1, all_pairs(call))
+    share = _share(call)
     return (SDPA, f"the mask leaves {share:.0%} of the pairs to compute") if share > WORTH else None
 
 
@@ -132,7 +192,8 @@ def forward(
     scale: float,
 ) -> tuple[Float[Tensor, "batch heads queries dim"], Float[Tensor, "batch heads queries 1"]]:
     """Attend piece by piece; also give each row's logsumexp."""
-    output = torch.zeros_like(query, dtype=wide(query.dtype))
+    # Where every query is in a piece, the first one writes.
+    output = (torch.empty_like if pieces.whole else torch.zeros_like)(query, dtype=wide(query.dtype))
     level = torch.full_like(output[..., :1], -torch.inf)
     for piece in pieces.pieces:
         ours = [_rows(x, piece) for x in (query, output, level)]
@@ -182,7 +243,8 @@ def backward(
     """Go over the pieces again: with the merged output and logsumexp, each gives its share of the gradients."""
     # exp(score − inf) is 0: a row that sees nothing passes nothing on.
     level = torch.where(level > -torch.inf, level, torch.inf)
-    gradients = tuple(torch.zeros_like(x, dtype=wide(x.dtype)) for x in (query, key, value))
+    below = (torch.empty_like if pieces.whole else torch.zeros_like)(query, dtype=wide(query.dtype))
+    gradients = (below, *(torch.zeros_like(x, dtype=wide(x.dtype)) for x in (key, value)))
     for piece in pieces.pieces:
         ours = [_rows(x, piece) for x in (gradient, query, output, level)]
         theirs = [_keys(x, piece) for x in (key, value)]
@@ -201,7 +263,8 @@ def backward(
                 attn_mask=_tile(piece, query),
                 scale=scale,
             )
-            _rows(gradients[0], piece)[some].add_(parts[0])
+            rows = _rows(below, piece)[some]
+            rows.copy_(parts[0]) if piece.first else rows.add_(parts[0])
             for whole, part in zip(gradients[1:], parts[1:], strict=True):
                 _add_keys(whole, part, piece, some)
     return tuple(x.to(query.dtype) for x in gradients)
@@ -243,7 +306,7 @@ def _add_keys(whole: Tensor, part: Float[Tensor, "lanes blocks run dim"], piece:
 
 
 def _cost(call: Call) -> Cost:
-    return dense_cost(call, _pieces(call).pairs, 0)
+    return dense_cost(call, _pairs(call), 0)
 
 
 SEGMENTS = Backend(

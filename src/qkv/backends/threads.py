@@ -1,5 +1,11 @@
-"""The threads that kernels run on: as many as torch says, each on a part of the work."""
+"""The threads that kernels run on: as many as torch says, each on a part of the work.
 
+They are torch's own where they can be asked (OpenMP's, by GNU's name for it). Torch's stay awake for some milliseconds
+after each of its operators, and would keep others from the processors. Elsewhere there is a pool.
+"""
+
+import ctypes
+import functools
 import itertools
 import os
 from collections.abc import Callable
@@ -8,15 +14,18 @@ from threading import Lock
 
 import torch
 
+_TAKE = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
 _pool: ThreadPoolExecutor | None = None
 _lock = Lock()
+_is_child = False
 
 
 def in_parallel(work: Callable[[int], object], parts: int) -> None:
     """Call work(0) to work(parts − 1), each once and in no order, on `torch.get_num_threads()` threads.
 
-    The caller works too and waits for nobody who has not begun, so calls may nest and come from several threads. Parts
-    that write to places of their own give the same on any number of threads.
+    The caller works too, and calls may nest and come from several threads. Parts that write to places of their own give
+    the same on any number of threads.
 
     Cost: some 20 µs; nothing for one part or one thread.
     Raises: what `work` raised first; parts not yet begun are left out.
@@ -29,21 +38,36 @@ def in_parallel(work: Callable[[int], object], parts: int) -> None:
     left = itertools.count()
     failed: list[BaseException] = []
 
-    def take() -> None:
-        # A count's next is one step under the GIL: no two threads get the same part.
-        while not failed and (part := next(left)) < parts:
-            try:
+    def take(_: object = None) -> None:
+        try:
+            # A count's next is one step under the GIL: no two threads get the same part.
+            while not failed and (part := next(left)) < parts:
                 work(part)
-            except BaseException as error:
-                failed.append(error)
+        except BaseException as error:
+            failed.append(error)
 
-    helping = _ask(take, helpers)
-    take()
-    for future in helping:
-        if not future.cancel():
-            future.result()
+    team = None if _is_child else _team()
+    if team is not None:
+        team(_TAKE(take), None, helpers + 1, 0)
+    else:
+        helping = _ask(take, helpers)
+        take()
+        for future in helping:
+            if not future.cancel():
+                future.result()
     if failed:
         raise failed[0]
+
+
+@functools.cache
+def _team() -> Callable[..., None] | None:
+    """Find what runs a function on each of torch's threads, the caller's among them, in what torch is linked with."""
+    try:
+        team = ctypes.CDLL(torch._C.__file__).GOMP_parallel
+    except (AttributeError, OSError):
+        return None
+    team.argtypes, team.restype = (_TAKE, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
+    return team
 
 
 def _ask(take: Callable[[], None], helpers: int) -> list[Future[None]]:
@@ -59,9 +83,12 @@ def _ask(take: Callable[[], None], helpers: int) -> list[Future[None]]:
 
 
 def _after_fork() -> None:
-    """Forget the parent's threads: a child has none of them, nor whoever may hold the lock."""
-    global _pool, _lock
-    _pool, _lock = None, Lock()
+    """Forget the parent's threads: a child has none of them, nor whoever may hold the lock.
+
+    OpenMP does not know: it would wait for them.
+    """
+    global _pool, _lock, _is_child
+    _pool, _lock, _is_child = None, Lock(), True
 
 
 if hasattr(os, "register_at_fork"):

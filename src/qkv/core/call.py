@@ -50,34 +50,47 @@ def make_call(
     dropout: float,
 ) -> Call:
     """Check everything that can be checked without work, and put it together. Errors name `function`."""
-    check_floating(function, query, key, value)
     check_rate(function, "dropout", dropout)
-    query, key, value = cast_as_autocast(query, key, value)
-    check_fit(function, query, key, value)
-    shape = query.shape
-    grid = Grid(tuple(shape[:-3]), shape[-3], shape[-2], key.shape[-2], query.device)
+    if _alike(query, key, value):
+        # The common case, told at once.
+        if autocasts(query.device):
+            query, key, value = cast_as_autocast(query, key, value)
+    else:
+        check_floating(function, query, key, value)
+        query, key, value = cast_as_autocast(query, key, value)
+        check_fit(function, query, key, value)
+    shape, key_shape = query.shape, key.shape
+    grid = Grid(tuple(shape[:-3]), shape[-3], shape[-2], key_shape[-2], query.device)
     score.check(query, key)
     if bias is not None:
         bias.check(grid)
     if mask is not None:
         mask.check(grid)
     select.check(grid)
-    pair = score.pair(shape[-1], key.shape[-1])
+    pair = score.pair(shape[-1], key_shape[-1])
     return Call(query, key, value, score, bias, mask, select, dropout, grid, pair)
+
+
+def _alike(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Say whether these are dense floating tensors of one kind that fit together, each head with keys of its own."""
+    return (
+        isinstance(query, Tensor)
+        and isinstance(key, Tensor)
+        and isinstance(value, Tensor)
+        and not (query.is_nested or key.is_nested or value.is_nested)
+        and query.layout is key.layout is value.layout is torch.strided
+        and query.dtype is key.dtype is value.dtype
+        and query.dtype in FLOATS
+        and query.device == key.device == value.device
+        and query.ndim > 2
+        and (query.shape == key.shape or query.shape[:-2] == key.shape[:-2])
+        and (key.shape == value.shape or key.shape[:-1] == value.shape[:-1])
+    )
 
 
 def check_floating(function: str, query: Tensor, key: Tensor, value: Tensor) -> None:
     """Raise unless query, key and value are floating tensors with heads and positions."""
     for name, tensor in (("query", query), ("key", key), ("value", value)):
-        if (
-            isinstance(tensor, Tensor)
-            and tensor.dtype in FLOATS
-            and tensor.ndim > 2
-            and tensor.layout is torch.strided
-            and not tensor.is_nested
-        ):
-            # The common case, told at once.
-            continue
         check_input(function, name, tensor)
 
 
@@ -93,14 +106,6 @@ def check_input(function: str, name: str, tensor: Tensor) -> None:
 
 def check_fit(function: str, query: Tensor, key: Tensor, value: Tensor) -> None:
     """Raise unless key and value fit the query and each other."""
-    if (
-        query.shape[:-2] == key.shape[:-2] == value.shape[:-2]
-        and key.shape[-2] == value.shape[-2]
-        and query.dtype == key.dtype == value.dtype
-        and query.device == key.device == value.device
-    ):
-        # The common case, told at once.
-        return
     for name, tensor in (("key", key), ("value", value)):
         if tensor.device != query.device:
             raise KindError(must(function, name, f"be on the query's device {query.device}", tensor.device))

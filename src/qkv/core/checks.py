@@ -10,15 +10,16 @@ from qkv.core.types import FLOATS, MOST, Grid
 from qkv.errors import ArgumentError, KindError, ShapeError, must
 
 
-def readable(tensor: Tensor) -> bool:
-    """Say whether a tensor's values can be read at once: on the CPU, real, and not being traced, faked or mapped."""
-    return (
-        tensor.device.type == "cpu"
-        and not torch.compiler.is_compiling()
-        and type(tensor) in (Tensor, torch.nn.Parameter)
-        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-        and not is_in_torch_dispatch_mode()
-    )
+def readable(*tensors: Tensor) -> bool:
+    """Say whether tensors' values can be read at once: on the CPU, real, and not being traced, faked or mapped."""
+    if torch.compiler.is_compiling() or is_in_torch_dispatch_mode():
+        return False
+    for tensor in tensors:
+        if type(tensor) not in (Tensor, torch.nn.Parameter) or tensor.device.type != "cpu":
+            return False
+        if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+            return False
+    return True
 
 
 def is_transformed() -> bool:
@@ -28,11 +29,14 @@ def is_transformed() -> bool:
 
 def are_concrete(*tensors: Tensor) -> bool:
     """Say whether plain code may read these tensors and whatever else a call holds: a mask, a bias, a score."""
-    return not is_transformed() and all(map(readable, tensors))
+    return not is_transformed() and readable(*tensors)
 
 
 def autocasts(device: torch.device) -> bool:
     """Say whether autocast is on for a device; not every kind of device knows it (meta does not)."""
+    # Every call asks this twice, and it is seldom on for any device.
+    if not torch._C._is_any_autocast_enabled():
+        return False
     return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
 
 
@@ -78,9 +82,11 @@ _PARTS = {
 
 def check_part(function: str, argument: str, part: object) -> None:
     """Raise KindError unless a part is None or an object of the kind that its argument takes."""
+    if part is None:
+        return
     method, example = _PARTS[argument]
     is_mask = argument != "mask" and hasattr(part, _PARTS["mask"][0])
-    if part is None or (hasattr(part, method) and not isinstance(part, type) and not is_mask):
+    if hasattr(part, method) and not isinstance(part, type) and not is_mask:
         return
     if isinstance(part, type | FunctionType):
         got, fix = part.__name__, f"call it: {part.__name__}(...)"

@@ -3,19 +3,27 @@
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from qkv.core.call import Call, exact
-from qkv.core.checks import check_whole
+from qkv.core.checks import are_concrete, check_whole
 from qkv.core.reference import hide_rows, score_tile, visible
-from qkv.core.types import Grid, Pair, Selection, Summary, Tiles, wide
+from qkv.core.runs import Runs
+from qkv.core.types import Grid, Mask, Pair, Selection, Summary, Tiles, wide
 from qkv.errors import ArgumentError, KindError, ShapeError, must
 
 TILE_NUMBERS = 1 << 19
 """Scores held at once while streaming: 2 MiB of float32, and a few temporaries of that size beside it."""
+
+BLOCK = 128
+"""Rows for which the mask is asked together what they see: they score whatever one of them does."""
+
+Columns: TypeAlias = slice | Tensor
+"""Some keys, in order: an interval of them, or their indices."""
 
 DENSE_BYTES = 1 << 30
 """What `dense()` may take unless told otherwise."""
@@ -36,17 +44,18 @@ class AttentionMap:
     """The weights [*batch, heads, queries, keys] of a call, before dropout.
 
     Keeps the prepared query and key and a few numbers a row, never queries × keys. Whatever is asked is computed in
-    tiles. All but `top_keys` and `pooled` is differentiable when the inputs require gradients.
-    Indexing gives a tile: `map[0, 3, :5, 10:20]`.
+    tiles, of the keys that some row of the tile may see. All but `top_keys` and `pooled` is differentiable when the
+    inputs require gradients. Indexing gives a tile: `map[0, 3, :5, 10:20]`.
 
-    Cost: O((queries + keys)·dim) memory; each question O(queries·keys·dim) time, or less where it needs less.
+    Cost: O((queries + keys)·dim) memory; each question O(queries·keys·dim) time, or less where it needs less or, on
+    the CPU, where the mask hides keys from whole blocks of queries.
     """
 
     query: Float[Tensor, "*batch heads queries dim"]
     key: Float[Tensor, "*batch key_heads keys dim"]
     pair: Pair
     bias: Tiles | None
-    mask: Tiles | None
+    mask: "Mask | _NarrowedMask | None"
     select: Selection
     grid: Grid
     kept: Summary | None = None
@@ -71,7 +80,8 @@ class AttentionMap:
         Raises: ArgumentError if that would take more than `limit` bytes.
         """
         self._check_size("AttentionMap.dense", self.grid.queries, self.grid.keys, limit)
-        return _join((weights for _, weights, _ in self._blocks()), -2, self.grid.queries)
+        whole = (_spread(weights, columns, self.grid.keys) for _, columns, weights, _ in self._blocks())
+        return _join(whole, -2, self.grid.queries)
 
     def scores(self, *, limit: int = DENSE_BYTES) -> Float[Tensor, "*batch heads queries keys"]:
         """Compute every score as the selection sees it: capped, biased, −inf where the mask hides a pair.
@@ -88,16 +98,14 @@ class AttentionMap:
         Raises: as `top_keys`.
         """
         self._check_top("AttentionMap.statistics", k)
-        shape, device = (*self.shape[:-1], k), self.grid.device
-        heaviest = torch.empty(shape, dtype=wide(self.query.dtype), device=device)
-        where = torch.empty(shape, dtype=torch.long, device=device)
+        heaviest, where = self._no_keys(k)
         received = self._no_weight()
 
         def entropies() -> Iterator[Tensor]:
             nonlocal received
-            for rows, weights, _ in self._blocks():
-                heaviest[..., rows, :], where[..., rows, :] = weights.detach().topk(k, dim=-1)
-                received = received + weights.sum(-2)
+            for rows, columns, weights, _ in self._blocks():
+                heaviest[..., rows, :], where[..., rows, :] = self._top(weights.detach(), columns, k)
+                received = received + _spread(weights.sum(-2), columns, self.grid.keys)
                 yield _entropy(weights)
 
         entropy = _join(entropies(), -1, self.grid.queries)
@@ -112,13 +120,13 @@ class AttentionMap:
 
     def entropy(self) -> Float[Tensor, "*batch heads queries"]:
         """Compute each row's entropy in nats, of its weights scaled to sum 1; 0 for a row without a key."""
-        return _join((_entropy(weights) for _, weights, _ in self._blocks()), -1, self.grid.queries)
+        return _join((_entropy(weights) for _, _, weights, _ in self._blocks()), -1, self.grid.queries)
 
     def received(self) -> Float[Tensor, "*batch heads keys"]:
         """Sum the attention that each key receives from all queries."""
         total = self._no_weight()
-        for _, weights, _ in self._blocks():
-            total += weights.sum(-2)
+        for _, columns, weights, _ in self._blocks():
+            total = total + _spread(weights.sum(-2), columns, self.grid.keys)
         return total
 
     def logsumexp(self) -> Float[Tensor, "*batch heads queries"]:
@@ -126,7 +134,7 @@ class AttentionMap:
 
         Raises: UnsupportedError if the selection is not softmax.
         """
-        levels = (self.select.logsumexp(summary) for _, _, summary in self._blocks())
+        levels = (self.select.logsumexp(summary) for _, _, _, summary in self._blocks())
         return _join(levels, -1, self.grid.queries)
 
     @torch.no_grad()
@@ -138,11 +146,9 @@ class AttentionMap:
         Raises: KindError, ArgumentError if k is not an integer in 1..keys.
         """
         self._check_top("AttentionMap.top_keys", k)
-        shape, device = (*self.shape[:-1], k), self.grid.device
-        heaviest = torch.empty(shape, dtype=wide(self.query.dtype), device=device)
-        where = torch.empty(shape, dtype=torch.long, device=device)
-        for rows, weights, _ in self._blocks():
-            heaviest[..., rows, :], where[..., rows, :] = weights.topk(k, dim=-1)
+        heaviest, where = self._no_keys(k)
+        for rows, columns, weights, _ in self._blocks():
+            heaviest[..., rows, :], where[..., rows, :] = self._top(weights, columns, k)
         return heaviest, where
 
     @torch.no_grad()
@@ -166,9 +172,9 @@ class AttentionMap:
         box_row = self.grid.rows() * height // self.grid.queries
         box_column = self.grid.columns() * width // self.grid.keys
         picture = torch.zeros(*self.shape[:-2], height, width, dtype=wide(self.query.dtype), device=self.grid.device)
-        for rows, weights, _ in self._blocks():
+        for rows, columns, weights, _ in self._blocks():
             across = weights.new_zeros(*weights.shape[:-1], width)
-            across.scatter_reduce_(-1, box_column.expand_as(weights), weights, how)
+            across.scatter_reduce_(-1, box_column[columns].expand_as(weights), weights, how)
             picture.scatter_reduce_(-2, box_row[rows][:, None].expand_as(across), across, how)
         if reduce is torch.mean:
             picture /= box_row.bincount(minlength=height)[:, None] * box_column.bincount(minlength=width)
@@ -208,28 +214,30 @@ class AttentionMap:
 
     # How it is computed
 
-    def _scores(self, rows: Tensor, columns: Tensor | None = None) -> Float[Tensor, "*batch heads rows columns"]:
+    def _scores(self, rows: Tensor, columns: Columns = slice(None)) -> Float[Tensor, "*batch heads rows columns"]:
         """Score some rows against some columns, or all."""
         if any(tensor._version != version for tensor, version in self.made_of):
             rule, fix = "be as they were when the map was made", "ask before the optimiser steps, or copy what changes"
             raise ArgumentError(must("AttentionMap", "its tensors", rule, "one changed in place", fix))
         query = self.query.index_select(-2, rows)
-        key = self.key if columns is None else self.key.index_select(-2, columns)
-        columns = self.grid.columns() if columns is None else columns
+        key = self.key[..., columns, :] if isinstance(columns, slice) else self.key.index_select(-2, columns)
+        across = self.grid.columns()[columns]
         with exact(self.grid.device):
-            bias = None if self.bias is None else self.bias.tile(rows, columns, self.grid)
-            seen = visible(self.mask, bias, rows, columns, self.grid)
+            bias = None if self.bias is None else self.bias.tile(rows, across, self.grid)
+            seen = visible(self.mask, bias, rows, across, self.grid)
             return score_tile(self.pair, query, key, bias, seen)
 
-    def _rows(self, rows: Tensor) -> tuple[Float[Tensor, "*batch heads rows keys"], Summary]:
-        """Weigh whole rows; also give their summary."""
-        scores = self._scores(rows)
+    def _rows(
+        self, rows: Tensor, columns: Columns = slice(None)
+    ) -> tuple[Float[Tensor, "*batch heads rows columns"], Summary]:
+        """Weigh rows at all columns, or at those that hold whatever the rows may see; also give their summary."""
+        scores, across = self._scores(rows, columns), self.grid.columns()[columns]
         if self.kept is None:
-            return self.select.read(scores, self.grid.columns())
+            return self.select.read(scores, across)
         summary = tuple(part.index_select(-1, rows) for part in self.kept)
         if torch.is_grad_enabled():
             summary = self.select.refresh(scores, summary)
-        return self.select.weights(scores, summary, self.grid.columns()), summary
+        return self.select.weights(scores, summary, across), summary
 
     def _tile(self, rows: Tensor, columns: Tensor) -> Float[Tensor, "*batch heads rows columns"]:
         """Weigh some rows at some columns: by their kept summary, or reading them whole where a gradient needs that."""
@@ -245,22 +253,21 @@ class AttentionMap:
             )
         return _join(parts, -2, rows.shape[0])
 
-    def _blocks(self) -> Iterator[tuple[Tensor, Tensor, Summary]]:
-        """Go through all rows, a block at a time: their indices, weights and summary, which is kept."""
+    def _blocks(self) -> Iterator[tuple[Tensor, Columns, Tensor, Summary]]:
+        """Go through all rows, a block at a time: their indices, columns, weights there and summary, which is kept."""
         kept: Summary = ()
-        for rows in self._split_rows(self.grid.rows()):
-            weights, summary = self._rows(rows)
+        for rows, columns in meetings(self.mask, self.query, self.grid, self.pair.held):
+            weights, summary = self._rows(rows, columns)
             kept = kept or tuple(part.new_empty(self.shape[:-1]) for part in summary)
             for whole, part in zip(kept, summary, strict=True):
                 whole[..., rows] = part.detach()
-            yield rows, weights, summary
+            yield rows, columns, weights, summary
         if self.kept is None and self.select.keeps:
             self.kept = kept
 
     def _split_rows(self, rows: Tensor) -> tuple[Tensor, ...]:
-        """Split rows into blocks that one tile can hold."""
-        numbers = _product(self.shape[:-2]) * self.grid.keys * self.pair.held
-        return rows.split(max(1, TILE_NUMBERS // max(1, numbers)))
+        """Split rows into blocks that one tile can hold, of all keys."""
+        return _split_rows(rows, _product(self.shape[:-2]) * self.grid.keys * self.pair.held)
 
     def _settle(self) -> None:
         """Draw what is drawn by chance, once."""
@@ -274,7 +281,7 @@ class AttentionMap:
     ) -> "AttentionMap":
         """Narrow the query, and see bias and mask through a window on that dimension."""
         bias = None if self.bias is None else _Narrowed(self.bias, self.grid, dim, index)
-        mask = None if self.mask is None else _Narrowed(self.mask, self.grid, dim, index)
+        mask = None if self.mask is None else _NarrowedMask(self.mask, self.grid, dim, index)
         query = self.query.narrow(dim, index, 1)
         return AttentionMap(query, key, self.pair, bias, mask, select, grid, kept, self.made_of)
 
@@ -302,6 +309,21 @@ class AttentionMap:
     def _no_weight(self) -> Float[Tensor, "*batch heads keys"]:
         shape = (*self.shape[:-2], self.grid.keys)
         return torch.zeros(shape, dtype=wide(self.query.dtype), device=self.grid.device)
+
+    def _no_keys(self, k: int) -> tuple[Tensor, Tensor]:
+        """Make room for k weights and indices a row."""
+        shape, device = (*self.shape[:-1], k), self.grid.device
+        return (
+            torch.empty(shape, dtype=wide(self.query.dtype), device=device),
+            torch.empty(shape, dtype=torch.long, device=device),
+        )
+
+    def _top(self, weights: Tensor, columns: Columns, k: int) -> tuple[Tensor, Tensor]:
+        """Find the k heaviest keys of rows that are weighed at some columns; keys of weight 0 fill up what is short."""
+        if weights.shape[-1] < k:
+            weights, columns = _spread(weights, columns, self.grid.keys), slice(None)
+        heaviest, place = weights.topk(k, dim=-1)
+        return heaviest, self.grid.columns()[columns][place]
 
     def _check_top(self, function: str, k: int) -> None:
         check_whole(function, "k", k, 1)
@@ -349,14 +371,56 @@ def reach(call: Call) -> tuple[Tensor | None, Tensor | None]:
     if call.mask is None and call.bias is None:
         return None, None
     grid, sees, shown = call.grid, [], torch.zeros((), dtype=torch.bool, device=call.grid.device)
-    lanes = _product((*grid.batch, grid.heads)) * grid.keys
-    for rows in grid.rows().split(max(1, TILE_NUMBERS // max(1, lanes))):
-        bias = None if call.bias is None else call.bias.tile(rows, grid.columns(), grid)
-        seen = visible(call.mask, bias, rows, grid.columns(), grid)
+    if call.mask is not None and call.bias is None and are_concrete(call.query):
+        some, every = call.mask.runs(1, grid)
+        if torch.equal(some.start, every.start) and torch.equal(some.stop, every.stop):
+            # Runs of single rows that claim too much and too little are both exact where they agree.
+            return some.count() > 0, some.shown()
+    for rows, columns in meetings(call.mask, call.query, grid):
+        across = grid.columns()[columns]
+        bias = None if call.bias is None else call.bias.tile(rows, across, grid)
+        seen = visible(call.mask, bias, rows, across, grid)
         assert seen is not None
         sees.append(seen.any(-1))
-        shown = shown | seen.any(-2)
+        shown = shown | _spread(seen.any(-2), columns, grid.keys)
     return torch.cat(sees, dim=-1), shown
+
+
+def meetings(
+    mask: "Mask | _NarrowedMask | None", query: Tensor, grid: Grid, held: int = 1
+) -> Iterator[tuple[Tensor, Columns]]:
+    """Split the pairs into tiles: rows that fit into one, `held` numbers a pair, and the keys that they may see.
+
+    All keys without a mask, and where reading its runs would wait for a GPU or break a trace.
+    """
+    lanes = _product((*grid.batch, grid.heads)) * held
+    if mask is None or not grid.queries or not are_concrete(query):
+        for rows in _split_rows(grid.rows(), lanes * grid.keys):
+            yield rows, slice(None)
+        return
+    some, _ = mask.runs(BLOCK, grid)
+    # The runs of every example and head are joined, so that one set of keys serves a tile: [blocks, slots].
+    start, stop = (ends.movedim(-2, 0).flatten(1) for ends in (some.start, some.stop))
+    some = Runs.make(start, stop, grid.keys)
+    for block, starts, stops in zip(grid.rows().split(BLOCK), some.start.tolist(), some.stop.tolist(), strict=True):
+        runs = [(first, after) for first, after in zip(starts, stops, strict=True) if first < after] or [(0, 0)]
+        columns = slice(*runs[0]) if len(runs) == 1 else torch.cat([torch.arange(*run) for run in runs])
+        for rows in _split_rows(block, lanes * sum(after - first for first, after in runs)):
+            yield rows, columns
+
+
+def _split_rows(rows: Tensor, numbers: int) -> tuple[Tensor, ...]:
+    """Split rows, of so many numbers each, into blocks that one tile can hold."""
+    return rows.split(max(1, TILE_NUMBERS // max(1, numbers)))
+
+
+def _spread(part: Shaped[Tensor, "*lead columns"], columns: Columns, keys: int) -> Shaped[Tensor, "*lead keys"]:
+    """Give what some keys have its place among all keys; the others have 0."""
+    if part.shape[-1] == keys:
+        return part
+    whole = part.new_zeros((*part.shape[:-1], keys))
+    whole[..., columns] = part
+    return whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -369,9 +433,23 @@ class _Narrowed:
     index: int
 
     def tile(self, rows: Tensor, columns: Tensor, grid: Grid) -> Tensor:
-        tile = self.inner.tile(rows, columns, self.whole)
-        spread = tile.ndim >= -self.dim and tile.shape[self.dim] != 1
-        return tile.narrow(self.dim, self.index, 1) if spread else tile
+        return self._narrow(self.inner.tile(rows, columns, self.whole))
+
+    def _narrow(self, answer: Tensor) -> Tensor:
+        spread = answer.ndim >= -self.dim and answer.shape[self.dim] != 1
+        return answer.narrow(self.dim, self.index, 1) if spread else answer
+
+
+@dataclass(frozen=True, eq=False)
+class _NarrowedMask(_Narrowed):
+    inner: "Mask | _NarrowedMask"
+
+    def runs(self, block: int, grid: Grid) -> tuple[Runs, Runs]:
+        some, every = (
+            Runs(self._narrow(runs.start), self._narrow(runs.stop), runs.keys)
+            for runs in self.inner.runs(block, self.whole)
+        )
+        return some, every
 
 
 def _join(parts: Iterator[Tensor], dim: int, size: int) -> Tensor:

@@ -62,6 +62,14 @@ class Runs:
         """Count the keys of each block."""
         return (self.stop - self.start).sum(dim=-1)
 
+    def shown(self) -> Bool[Tensor, "*lead keys"]:
+        """Say which keys some block has. Cost: O(blocks·slots + keys)."""
+        change = torch.zeros((*self.start.shape[:-2], self.keys + 1), dtype=torch.int64, device=self.start.device)
+        for ends, step in ((self.start, 1), (self.stop, -1)):
+            ends = ends.flatten(-2)
+            change.scatter_add_(-1, ends, torch.full_like(ends, step))
+        return change.cumsum(-1)[..., :-1] > 0
+
     def __invert__(self) -> "Runs":
         return self.complement()
 

@@ -31,7 +31,8 @@ Summary: TypeAlias = tuple[Tensor, ...]
 """What a selection must know of a whole row: tensors [*batch, heads, rows], a handful of numbers a row."""
 
 
-@dataclass(frozen=True)
+# Not frozen, nor is the pair below, only because that costs time: each call makes one.
+@dataclass(unsafe_hash=True, slots=True)
 class Grid:
     """The pairs of one call: batch × heads × queries × keys, on a device.
 
@@ -70,7 +71,7 @@ def wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-@dataclass(frozen=True)
+@dataclass(unsafe_hash=True, slots=True)
 class DotPair:
     """A prepared query meets a prepared key by `scale · q·k`; `dim` is the width they meet at."""
 
@@ -243,7 +244,10 @@ class Selection(ABC):
     def read(
         self, scores: Float[Tensor, "*lead rows keys"], columns: Int[Tensor, " keys"]
     ) -> tuple[Float[Tensor, "*lead rows keys"], Summary]:
-        """Summarise whole rows and weigh them: `weights` of `summary`, or the same in fewer steps."""
+        """Summarise rows whose other keys are all hidden and weigh them: `weights` of `summary`, or the same faster.
+
+        A summary that names a key by its place among the scores is to name it by its column.
+        """
         summary = self.summary(scores)
         return self.weights(scores, summary, columns), summary
 

@@ -18,7 +18,8 @@ class Dot:
 
     def check(self, query: Tensor, key: Tensor) -> None:
         """Raise ShapeError unless query and key are equally wide."""
-        check_same_width("scaled_dot" if self.scale != 1 else "dot", query, key)
+        if query.shape[-1] != key.shape[-1]:
+            check_same_width("scaled_dot" if self.scale != 1 else "dot", query, key)
 
     def pair(self, query_width: int, key_width: int) -> DotPair:
         """Meet by the scaled dot product."""

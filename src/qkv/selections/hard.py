@@ -32,6 +32,11 @@ class Hard(Selection):
             heard = heard - torch.empty_like(heard).exponential_().log()
         return peak, rest, heard.argmax(-1)
 
+    def read(self, scores: Tensor, columns: Tensor) -> tuple[Tensor, Summary]:
+        peak, rest, chosen = self.summary(scores)
+        summary = peak, rest, columns[chosen] if columns.numel() else chosen
+        return self.weights(scores, summary, columns), summary
+
     def refresh(self, scores: Tensor, summary: Summary) -> Summary:
         return *level(scores), summary[-1]
 

@@ -33,6 +33,11 @@ class TopK(Selection):
         last = torch.where(best == least[..., None], place, -1).amax(-1)
         return least, last, *level(best)
 
+    def read(self, scores: Tensor, columns: Tensor) -> tuple[Tensor, Summary]:
+        least, last, *rest = self.summary(scores)
+        summary = least, columns[last] if columns.numel() else last, *rest
+        return self.weights(scores, summary, columns), summary
+
     def weights(self, scores: Tensor, summary: Summary, columns: Tensor) -> Tensor:
         least, last, peak, rest = summary
         least, last = least[..., None], last[..., None]

@@ -1,8 +1,9 @@
 """A few queries against many keys, as in a step of generation (CPU): each key and value is read once.
 
-All query heads of a key head meet it together. Where every key is seen and PyTorch's matrix products read as fast as
-memory gives, they are *folded*: they become queries of one head. Else a *kernel* reads what a mask leaves, in caches
-with spare capacity where they lie, half precision by its bits, the keys split among the threads.
+All query heads of a key head meet it together. Where every key is seen and keys and values are so few that PyTorch's
+matrix products find them in the processor's caches, they are *folded*: they become queries of one head. Else a *kernel*
+reads what a mask leaves, in caches with spare capacity where they lie, half precision by its bits, the keys split among
+the threads.
 
 Paper: the parts of a row are merged as in Dao et al. 2023 (Flash-Decoding).
 """
@@ -30,8 +31,11 @@ MOST_ROWS = 32
 FEWEST_NUMBERS = 1 << 16
 """Numbers in keys and values below which PyTorch's attention is done before the kernel has begun."""
 
-BEYOND_CACHES = 1 << 25
-"""Numbers in keys and values from which on the kernel reads bfloat16 faster than products of such matrices do."""
+FROM_MEMORY = 1 << 22
+"""Numbers in keys and values from which on the kernel beats products of matrices, which do not ask memory ahead."""
+
+BEYOND_CACHES = 1 << 24
+"""The same where products are at their best: one row of float32, more than four of bfloat16."""
 
 UNITS, UNIT = 64, 512
 """Parts to split the keys of all heads into, none below 512 keys. They do not depend on the number of threads."""
@@ -79,17 +83,14 @@ def _dot(call: Call) -> tuple[DotPair, float] | None:
 
 
 def _folds(call: Call) -> bool:
-    """Say whether every key is seen and matrix products read as fast as the kernel.
-
-    float16 they would round the weights to; bfloat16 from memory the kernel reads faster, for up to four rows, on one
-    thread: with more, torch's workers spin after their own work and keep the cores from the kernel's.
-    """
+    """Say whether every key is seen and PyTorch's matrix products do it sooner; float16 they round the weights to."""
     found, rows, dtype = _dot(call), call.grid.queries * call.group, call.query.dtype
-    if not _sees_all(call) or found is None or found[1] or found[0].dim != call.value.shape[-1]:
+    if dtype == torch.float16 or not _sees_all(call) or found is None or found[1]:
         return False
-    alone = torch.get_num_threads() == 1
-    read = alone and 1 < rows <= 4 and call.key.numel() + call.value.numel() >= BEYOND_CACHES
-    return dtype == torch.float32 or (dtype == torch.bfloat16 and not read)
+    if found[0].dim != call.value.shape[-1]:
+        return False
+    at_best = rows > 4 if dtype == torch.bfloat16 else rows == 1
+    return call.key.numel() + call.value.numel() < (BEYOND_CACHES if at_best else FROM_MEMORY)
 
 
 def _sees_all(call: Call) -> bool:

@@ -20,10 +20,10 @@ from qkv.backends.compiled import kernel
 ROWS = 4
 """Rows computed together; a lane has a multiple of them."""
 
-BLOCK = 128
-"""Keys between two looks at the rows' maxima. Their scores stay in the first cache."""
+BLOCK = 256
+"""Keys between two looks at the rows' maxima. Their scores stay in the first cache, and memory is read in long runs."""
 
-AHEAD = 16
+AHEAD = 32
 """Keys that memory is asked for before they are read: a processor by itself looks no further than a page."""
 
 LINE = 64
@@ -110,11 +110,14 @@ def _load_last(typing: Any, array: Any, index: Any, count: Any) -> Any:
 
 @intrinsic
 def _prefetch(typing: Any, array: Any, index: Any) -> Any:
-    """Ask for what stands around array[index]; beyond the array this does nothing."""
+    """Ask for what stands around array[index]; beyond the array this does nothing.
+
+    It goes to the second cache, which waits for many lines at once; the first, for half of what memory gives.
+    """
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
         place = builder.bitcast(_pointer(context, builder, signature, arguments), ir.IntType(8).as_pointer())
-        _call(builder, "llvm.prefetch.p0i8", ir.VoidType(), [place, *(ir.Constant(_INT, hint) for hint in (0, 3, 1))])
+        _call(builder, "llvm.prefetch.p0i8", ir.VoidType(), [place, *(ir.Constant(_INT, hint) for hint in (0, 2, 1))])
         return context.get_dummy_value()
 
     return types.void(array, types.intp), generate
