@@ -157,3 +157,69 @@ def train(
         print(f"{out}: finished. Try: qkv {use} {out} …")
     else:
         raise typer.Exit(130)
+
+
+See = Annotated[
+    Path | None, typer.Option(metavar="PAGE.html", help="Write a page with the attention; qkv's own is replaced.")
+]
+Place = Annotated[str, typer.Argument(metavar="RUN|FOLDER|NAME", help="A run, or a model's folder or name.")]
+
+
+@app.command()
+def generate(
+    run: Place,
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="What to continue, in quotes.")] = "",
+    new: Annotated[int, typer.Option(help="The most tokens to add.")] = 100,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token; 1 draws as the model says.")] = 0.8,
+    top_k: Annotated[int | None, typer.Option(help="Draw from so many of the likeliest.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Draw from the fewest that make up this share.")] = None,
+    beams: Annotated[int, typer.Option(help="Search with so many beams; 1 does not search.")] = 1,
+    seed: Annotated[int | None, typer.Option(help="What chance begins with.")] = None,
+    see: See = None,
+) -> None:
+    """Continue a text with a GPT, as it comes."""
+    from qkv.commands.generate import continue_text
+
+    continue_text(
+        run, text, new=new, temperature=temperature, top_k=top_k, top_p=top_p, beams=beams, seed=seed, see=see
+    )
+
+
+@app.command()
+def fill(
+    run: Place,
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="A text with [MASK] in the place of words, in quotes.")],
+    best: Annotated[int, typer.Option(help="How many guesses to show.")] = 5,
+    see: See = None,
+) -> None:
+    """Guess the masked words of a text with a BERT."""
+    from qkv.commands.fill import fill_text
+
+    fill_text(run, text, best=best, see=see)
+
+
+@app.command()
+def translate(
+    run: Place,
+    texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="What to translate, each in quotes.")],
+    beams: Annotated[int, typer.Option(help="Search with so many beams; 1 takes the likeliest token.")] = 4,
+    length_penalty: Annotated[float, typer.Option(help="More prefers longer translations.")] = 1.0,
+    see: See = None,
+) -> None:
+    """Translate texts."""
+    from qkv.commands.translate import translate_texts
+
+    translate_texts(run, texts, beams=beams, length_penalty=length_penalty, see=see)
+
+
+@app.command()
+def caption(
+    run: Place,
+    image: Annotated[str | None, typer.Argument(metavar="IMAGE", help="A picture's file.")] = None,
+    scene: Annotated[int | None, typer.Option(help="A scene of handwritten digits, by its number.")] = None,
+    see: See = None,
+) -> None:
+    """Read a picture word by word."""
+    from qkv.commands.caption import caption_picture
+
+    caption_picture(run, image, number=scene, see=see)

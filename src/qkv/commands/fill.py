@@ -1,0 +1,45 @@
+"""`qkv fill`: guess the masked words of a text."""
+
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from qkv.commands.trained import check_see, load, show
+from qkv.errors import ArgumentError, must
+from qkv.lens.printable import printable
+from qkv.lens.views import text_view
+from qkv.models.bert import Bert
+from qkv.models.generation import fill
+
+MASK = "[MASK]"
+
+
+def fill_text(place: str, text: str, *, best: int, see: Path | None) -> None:
+    """Print the likeliest words of each [MASK] of a text."""
+    check_see(see)
+    model, tokenizer = load("fill", place, Bert)
+    masked = tokenizer.token_to_id(MASK)
+    if masked is None:
+        raise ArgumentError(must("fill", "the tokenizer", f"have {MASK}", "none"))
+    encoding = tokenizer.encode(text.encode("utf-8", "replace").decode())
+    if masked not in encoding.ids:
+        raise ArgumentError(must("fill", "TEXT", f"hold {MASK}", repr(text)))
+    if len(encoding.ids) > model.positions:
+        raise ArgumentError(must("fill", "TEXT", f"have at most {model.positions} tokens", len(encoding.ids)))
+    tokens, segments = torch.tensor([encoding.ids]), torch.tensor([encoding.type_ids])
+    found = fill(model, tokens, masked, best=best, segments=segments)
+    table = Table(MASK, *(f"{rank + 1}" for rank in range(found.tokens.shape[1])), box=None)
+    for number, (words, shares) in enumerate(zip(found.tokens.tolist(), found.probabilities.tolist(), strict=True)):
+        cells = (
+            Text(f"{printable(tokenizer.id_to_token(word) or '?')} {share:.1%}")
+            for word, share in zip(words, shares, strict=True)
+        )
+        table.add_row(str(number + 1), *cells)
+    Console(highlight=False).print(table)
+    if see is not None:
+        with torch.no_grad():
+            seen = model.encode(tokens, segments)
+        show(see, [text_view(text, encoding.tokens, seen.maps, query=int(found.places[0]))], place)

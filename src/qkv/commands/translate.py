@@ -1,0 +1,70 @@
+"""`qkv translate`: say a text in the other language."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from qkv.commands.trained import check_see, load, show
+from qkv.errors import ArgumentError, must
+from qkv.lens.page.build import View
+from qkv.lens.printable import printable
+from qkv.lens.views import across_view, alignment_view, text_view
+from qkv.models.recurrent import Recurrent
+from qkv.models.transformer import Transformer
+from qkv.models.translation import translate
+from qkv.text.batching import Sequences
+from qkv.text.decoding import token_labels
+from qkv.text.tokenizer import END, START
+
+
+def translate_texts(place: str, texts: Sequence[str], *, beams: int, length_penalty: float, see: Path | None) -> None:
+    """Print the translation of each text."""
+    check_see(see)
+    model, tokenizer = load("translate", place, Transformer, Recurrent)
+    start, end = tokenizer.token_to_id(START), tokenizer.token_to_id(END)
+    if start is None or end is None:
+        raise ArgumentError(must("translate", "the tokenizer", f"have {START} and {END}", "none"))
+    encoded = []
+    for text in texts:
+        found = tokenizer.encode(text.encode("utf-8", "replace").decode(), add_special_tokens=False).ids
+        if not found:
+            raise ArgumentError(must("translate", "TEXT", "hold a token", repr(text)))
+        encoded.append(torch.tensor([*found, end]))
+    source = Sequences.of(encoded)
+    made = translate(model, source, start=start, stop=end, beams=beams, length_penalty=length_penalty)
+    for row in made:
+        print(printable(tokenizer.decode(row.tolist())))
+    if see is None:
+        return
+    views: list[View] = []
+    for text, one, row in zip(texts, encoded, made, strict=True):
+        whole = torch.cat((torch.tensor([start]), row))
+        labels = [token_labels(tokenizer, tokens.tolist()) for tokens in (one, whole)]
+        views += _views(model, f"{text} → {tokenizer.decode(row.tolist())}", one, whole, *labels)
+    show(see, views, place)
+
+
+@torch.no_grad()
+def _views(
+    model: Transformer | Recurrent,
+    title: str,
+    source: torch.Tensor,
+    target: torch.Tensor,
+    from_: list[str],
+    to: list[str],
+) -> list[View]:
+    """View a pair. A row is the token that was read; what it looks at decides the next one."""
+    pair = Sequences.of([source]), Sequences.of([target])
+    # What a row decides is what a reader asks for: each is named by the token that comes after it.
+    after = [*to[1:], END]
+    if isinstance(model, Recurrent):
+        if model.decoder.attention.fixed:
+            raise ArgumentError(must("translate", "--see", "be left out", "a model without attention"))
+        return [alignment_view(title, after, from_, model.with_alignment(*pair)[1][0])]
+    maps = model.with_maps(*pair)
+    return [
+        across_view(title, after, from_, maps.cross, query=0),
+        text_view(f"{title} · source", from_, maps.encoder),
+        text_view(f"{title} · target", to, maps.decoder),
+    ]

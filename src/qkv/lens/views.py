@@ -1,0 +1,58 @@
+"""Views for the page of what models read and made: texts, translations, captions."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from qkv.core.map import AttentionMap
+from qkv.lens.page.build import Image, View
+
+
+class MapLayers(Sequence[np.ndarray]):
+    """The weights of maps of one row each, a layer [heads, queries, keys] computed at a time."""
+
+    def __init__(self, maps: Sequence[AttentionMap]) -> None:
+        self.maps = maps
+
+    def __len__(self) -> int:
+        return len(self.maps)
+
+    def __getitem__(self, layer):  # type: ignore[no-untyped-def]
+        return self.maps[layer].dense().flatten(0, -4)[0].detach().float().cpu().numpy()
+
+
+def text_view(title: str, labels: Sequence[str], maps: Sequence[AttentionMap], *, query: int | None = None) -> View:
+    """View a text that looks at itself, layer by layer; `query` is the token that is shown first."""
+    return View(title, labels, MapLayers(maps), query=query)
+
+
+def across_view(
+    title: str, target: Sequence[str], source: Sequence[str], maps: Sequence[AttentionMap], *, query: int | None = None
+) -> View:
+    """View a target that looks at its source, layer by layer."""
+    return View(title, target, MapLayers(maps), keys=source, query=query)
+
+
+def alignment_view(
+    title: str, target: Sequence[str], source: Sequence[str], weights: Float[Tensor, "target source"]
+) -> View:
+    """View the one alignment of a recurrent translator."""
+    return View(title, target, weights[None, None].detach().float().cpu().numpy(), keys=source, query=0)
+
+
+def picture_view(
+    title: str,
+    words: Sequence[str],
+    weights: Float[Tensor, "words parts"],
+    picture: Float[Tensor, "height width"],
+    rows: int,
+    columns: int,
+) -> View:
+    """View where each word of a caption looks in a picture, cut into rows × columns."""
+    parts = [f"{row}, {column}" for row in range(rows) for column in range(columns)]
+    image = Image(picture.detach().cpu().numpy().clip(0, 1), rows, columns)
+    found = torch.as_tensor(weights)[None, None].detach().float().cpu().numpy()
+    return View(title, words, found, keys=parts, image=image, query=0)
