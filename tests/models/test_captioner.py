@@ -7,7 +7,9 @@ from qkv import errors
 from qkv.models.captioner import Captioner, CaptionerConfig, Hard, Soft
 from qkv.text.batching import Sequences
 
-CONFIG = CaptionerConfig(vocabulary=7, height=8, width=16, channels=8, embedding=6, hidden=10, attention=5, dropout=0.0)
+CONFIG = CaptionerConfig(
+    vocabulary=7, height=8, width=16, channels=8, embedding=6, hidden=10, attention_width=5, dropout=0.0
+)
 TOKENS = torch.tensor([[1, 3, 4, 5], [1, 4, 0, 0]])
 TARGET = Sequences(torch.tensor([1, 3, 4, 5, 1, 4]), torch.tensor([4, 2]))
 TARGETS = torch.tensor([3, 4, 5, 2, 4, 2])
@@ -204,7 +206,7 @@ def draw_bars(count, seed):
 def test_it_learns_to_read_two_tiles(attention):
     torch.manual_seed(0)
     config = CaptionerConfig(
-        vocabulary=7, height=8, width=16, channels=16, embedding=16, hidden=32, attention=16, dropout=0.0
+        vocabulary=7, height=8, width=16, channels=16, embedding=16, hidden=32, attention_width=16, dropout=0.0
     )
     model = Captioner(config, attention)
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)

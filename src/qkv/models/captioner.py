@@ -40,14 +40,14 @@ class CaptionerConfig:
     channels: int = 64
     embedding: int = 64
     hidden: int = 128
-    attention: int = 64
+    attention_width: int = 64
     dropout: float = 0.1
     double: float = 1.0
     entropy: float = 0.01
     padding: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("vocabulary", "channels", "embedding", "hidden", "attention"):
+        for name in ("vocabulary", "channels", "embedding", "hidden", "attention_width"):
             check_whole("CaptionerConfig", name, getattr(self, name), 1)
         for name in ("height", "width"):
             check_whole("CaptionerConfig", name, getattr(self, name), SHRINK)
@@ -70,7 +70,7 @@ class Soft:
 
     def __call__(self, config: CaptionerConfig) -> Bahdanau:
         """Make it."""
-        return Bahdanau(config.hidden, config.channels, config.attention)
+        return Bahdanau(config.hidden, config.channels, config.attention_width)
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Hard:
 
     def __call__(self, config: CaptionerConfig) -> HardAttention:
         """Make it."""
-        return HardAttention(Additive(config.hidden, config.channels, config.attention))
+        return HardAttention(Additive(config.hidden, config.channels, config.attention_width))
 
 
 Looking: TypeAlias = Bahdanau | HardAttention

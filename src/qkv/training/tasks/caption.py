@@ -29,7 +29,7 @@ class CaptionTask:
     def __init__(self, recipe: Recipe, *, attention: str = "soft", seed: int = 0) -> None:
         half = recipe.width // 2
         config = CaptionerConfig(
-            len(WORDS), HEIGHT, WIDTH, channels=half, embedding=half, hidden=recipe.width, attention=half,
+            len(WORDS), HEIGHT, WIDTH, channels=half, embedding=half, hidden=recipe.width, attention_width=half,
             dropout=recipe.dropout, padding=PADDING,
         )  # fmt: skip
         self.model = Captioner(config, ATTENTIONS[attention])

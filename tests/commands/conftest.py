@@ -1,0 +1,40 @@
+"""Tiny trainings through the command, in this process."""
+
+import os
+
+import pytest
+
+from qkv import cli
+
+TEXT = "The cat chased a small grey mouse into its hole. The dog saw the cat and barked at it all day long.\n"
+
+
+@pytest.fixture
+def qkv(monkeypatch, capsys, tmp_path):
+    """Run the command; give its exit status, what it printed and what it complained of."""
+    monkeypatch.setenv("QKV_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*words):
+        monkeypatch.setattr("sys.argv", ["qkv", *map(str, words)])
+        monkeypatch.setattr("sys.stdout.reconfigure", lambda **_: None, raising=False)
+        # The command redirects a descriptor only when the system fails it.
+        monkeypatch.setattr(os, "dup2", lambda *_: None)
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as leaving:
+            status = leaving.code or 0
+        told = capsys.readouterr()
+        return status, told.out, told.err
+
+    return run
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    path = tmp_path / "corpus.txt"
+    path.write_text(TEXT * 60)
+    return path

@@ -1,0 +1,101 @@
+"""qkv train, from a corpus to a run that goes on."""
+
+import json
+
+import pytest
+from small import TINY
+
+from qkv.training.metrics import read_metrics
+
+
+def steps_of(run):
+    return [line["step"] for line in read_metrics(run / "metrics.jsonl") if "loss" in line]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("gpt", ["--vocabulary", 300]),
+        ("gpt", ["--tokenizer", "characters"]),
+        ("bert", ["--vocabulary", 80]),
+        ("bert", ["--vocabulary", 80, "--objective", "spans", "--next-sentence"]),
+    ],
+)
+def test_texts(qkv, corpus, tmp_path, kind, options):
+    status, out, err = qkv("train", kind, corpus, "--out", "run", *TINY, *options)
+    assert status == 0, err
+    assert "run: finished" in out
+    run = tmp_path / "run"
+    assert steps_of(run) == [1, 2, 3, 4]
+    assert (run / "model" / "model.safetensors").is_file() and (run / "model" / "tokenizer.json").is_file()
+    about = json.loads((run / "run.json").read_text())["about"]
+    assert about["data"] == str(corpus) and about["recipe"]["width"] == 16
+
+
+def test_a_run_goes_on_as_if_it_had_never_stopped(qkv, corpus, tmp_path):
+    given = ("train", "gpt", corpus, *TINY, "--tokenizer", "characters", "--schedule", "constant", "--warm-up", 1)
+    assert qkv(*given, "--out", "whole")[0] == 0
+    assert qkv(*given, "--out", "parts", "--steps", 2)[0] == 0
+    status, _, err = qkv("train", "gpt", "--out", "parts", "--resume", "--steps", 4)
+    assert status == 0, err
+    weights = [(tmp_path / run / "model" / "model.safetensors").read_bytes() for run in ("whole", "parts")]
+    assert weights[0] == weights[1]
+
+
+def test_nothing_is_overwritten(qkv, corpus):
+    given = ("train", "gpt", corpus, "--out", "run", *TINY, "--tokenizer", "characters")
+    assert qkv(*given)[0] == 0
+    status, _, err = qkv(*given)
+    assert status == 1 and "must be new; got a run (resume it, or choose another name)" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["gpt2", "--out", "run"], "train: KIND must be one of bert, gpt, translate, caption; got 'gpt2'"),
+        (["gpt", "--out", "run", "--preset", "huge"], "train: --preset must be one of quick, small, base; got 'huge'"),
+        (["gpt", "--out", "run", "--attention", "soft"], "train gpt: --attention must be left out; got 'soft'"),
+        (
+            ["translate", "--out", "run", "--attention", "soft"],
+            "train translate: --attention must be one of none, additive, dot,",
+        ),
+        (
+            ["gpt", "nowhere.txt", "--out", "run"],
+            "read_texts: nowhere.txt must be a file or a folder; got No such",
+        ),
+        (["bert", "--out", "run", "--tokenizer", "bpe"], "train: --tokenizer must be wordpiece, or a folder with one"),
+        (["caption", "x", "--out", "run"], "train caption: DATA must be left out; got 'x'"),
+        (["gpt", "--out", "run", "--resume"], "must be a run, with its run.json; got nothing"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_anything_is_made(qkv, tmp_path, words, complaint):
+    status, out, err = qkv("train", *words)
+    assert status == 1 and out == ""
+    assert complaint in err and err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "complaint"),
+    [
+        ("empty.txt", b"", "must hold text; got an empty file"),
+        ("binary.txt", b"some\0thing\n" * 5, "line 1"),
+        ("latin.txt", "café\n".encode("latin-1") * 5, "line 1"),
+    ],
+)
+def test_data_that_is_no_text(qkv, tmp_path, name, data, complaint):
+    (tmp_path / name).write_bytes(data)
+    status, _, err = qkv("train", "gpt", name, "--out", "run", *TINY)
+    assert status == 1 and complaint in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_pair_with_one_side_is_named(qkv, tmp_path):
+    (tmp_path / "pairs.tsv").write_text("one\tun\ntwo\n")
+    status, _, err = qkv("train", "translate", "pairs.tsv", "--out", "run", *TINY)
+    assert status == 1 and "pairs.tsv" in err and "line 2" in err
+
+
+def test_a_vocabulary_larger_than_the_corpus_allows(qkv, corpus):
+    status, _, err = qkv("train", "gpt", corpus, "--out", "run", *TINY, "--vocabulary", 8000)
+    assert status == 1 and "train_byte_bpe: vocabulary must" in err

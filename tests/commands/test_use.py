@@ -1,0 +1,100 @@
+"""generate, fill, translate and caption: a trained model in use, and its attention in a page."""
+
+import json
+import re
+
+import pytest
+import torch
+from small import TINY
+
+from qkv.models.bert import Bert
+from qkv.models.pretrained import load_model
+
+
+def views_of(path):
+    text = re.search(r'<script type="application/json" id="data">(.*?)</script>', path.read_text(), re.S)[1]
+    return json.loads(text)["views"]
+
+
+@pytest.fixture
+def gpt(qkv, corpus):
+    assert qkv("train", "gpt", corpus, "--out", "run", *TINY, "--tokenizer", "characters")[0] == 0
+
+
+def test_generate(qkv, gpt, tmp_path):
+    status, out, err = qkv("generate", "run", "The cat", "--new", 5, "--temperature", 0, "--see", "page.html")
+    assert status == 0, err
+    line, told = out.splitlines()
+    assert line.startswith("The cat") and len(line) == 12 and told.startswith("page: page.html")
+    (view,) = views_of(tmp_path / "page.html")
+    assert "".join(view["tokens"]) == line and view["keys"] is None
+    assert qkv("generate", "run", "The cat", "--new", 5, "--temperature", 0)[1] == line + "\n"
+    first, same, other = (qkv("generate", "run", "The cat", "--seed", seed)[1] for seed in (1, 1, 2))
+    assert first == same != other
+    assert qkv("generate", "run", "The cat", "--new", 5, "--beams", 3)[1].startswith("The cat")
+
+
+def test_generate_refuses(qkv, gpt):
+    status, _, err = qkv("generate", "run", "")
+    assert status == 1 and "generate: TEXT must hold a token; got ''" in err
+    status, _, err = qkv("generate", "run", "The cat " * 9)
+    assert status == 1 and "generate: TEXT must have less than 32 tokens; got 72" in err
+    status, _, err = qkv("fill", "run", "The [MASK]")
+    assert status == 1 and "fill: the model in run must be Bert; got Gpt" in err
+    status, _, err = qkv("generate", "nowhere", "The cat")
+    assert status == 1 and err.startswith("qkv: load_model: ")
+
+
+def test_fill(qkv, corpus, tmp_path):
+    assert qkv("train", "bert", corpus, "--out", "run", *TINY, "--vocabulary", 80)[0] == 0
+    status, out, err = qkv("fill", "run", "the [MASK] chased the [MASK].", "--best", 2, "--see", "page.html")
+    assert status == 0, err
+    assert out.count("%") == 4
+    (view,) = views_of(tmp_path / "page.html")
+    assert view["tokens"].count("[MASK]") == 2 and view["tokens"][view["query"]] == "[MASK]"
+    assert isinstance(load_model(tmp_path / "run" / "model"), Bert)
+    status, _, err = qkv("fill", "run", "no mask")
+    assert status == 1 and "fill: TEXT must hold [MASK]; got 'no mask'" in err
+
+
+@pytest.mark.parametrize("attention", [None, "additive", "local-p", "hard", "coverage"])
+def test_translate(qkv, tmp_path, attention):
+    (tmp_path / "pairs.tsv").write_text("".join(f"{n} cats\t{n} chats\n" for n in range(200)))
+    option = [] if attention is None else ["--attention", attention]
+    given = ("train", "translate", "pairs.tsv", "--out", "run", *TINY, "--tokenizer", "characters", *option)
+    status, _, err = qkv(*given)
+    assert status == 0, err
+    status, out, err = qkv("translate", "run", "12 cats", "7 cats", "--beams", 2, "--see", "page.html")
+    assert status == 0, err
+    assert len(out.splitlines()) == 3
+    views = views_of(tmp_path / "page.html")
+    assert len(views) == (6 if attention is None else 2)
+    assert views[0]["keys"] == [*"12 cats", "</s>"] and views[0]["tokens"][-1] == "</s>"
+
+
+def test_without_attention_there_is_nothing_to_see(qkv, tmp_path):
+    (tmp_path / "pairs.tsv").write_text("".join(f"{n} cats\t{n} chats\n" for n in range(200)))
+    given = ("train", "translate", "pairs.tsv", "--out", "run", *TINY, "--tokenizer", "characters")
+    assert qkv(*given, "--attention", "none", "--cell", "lstm")[0] == 0
+    assert qkv("translate", "run", "12 cats")[0] == 0
+    status, _, err = qkv("translate", "run", "12 cats", "--see", "page.html")
+    assert status == 1 and "translate: --see must be left out; got a model without attention" in err
+
+
+@pytest.mark.parametrize("attention", ["soft", "hard"])
+def test_caption(qkv, tmp_path, attention):
+    pytest.importorskip("sklearn", reason="scikit-learn is an extra")
+    status, _, err = qkv("train", "caption", "--out", "run", *TINY, "--attention", attention)
+    assert status == 0, err
+    status, _, err = qkv("caption", "run", "--scene", 3, "--see", "page.html")
+    assert status == 0, err
+    (view,) = views_of(tmp_path / "page.html")
+    assert view["image"]["rows"] * view["image"]["columns"] == len(view["keys"])
+    image = pytest.importorskip("PIL.Image", reason="pillow is an extra")
+    image.fromarray((torch.rand(50, 90) * 255).byte().numpy()).save(tmp_path / "noise.png")
+    assert qkv("caption", "run", "noise.png")[0] == 0
+    (tmp_path / "no.png").write_text("no picture")
+    status, _, err = qkv("caption", "run", "no.png")
+    assert status == 1 and "caption: IMAGE must be a picture; got 'no.png'" in err
+    status, _, err = qkv("caption", "run")
+    assert status == 1 and "caption: IMAGE must be given, or --scene NUMBER in its place; got neither" in err
