@@ -5,13 +5,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, is_dataclass
 from functools import partial
 from types import NoneType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 
 from qkv.errors import ArgumentError, UnsupportedError, must
 from qkv.models import recurrent
-from qkv.models.layers import BatchNorm, LayerNorm, NoPositions, PostNorm, PreNorm, RMSNorm
+from qkv.models.layers import BatchNorm, Block, LayerNorm, NoPositions, PostNorm, PreNorm, RMSNorm
 from qkv.models.layouts.layout import Layout
 from qkv.models.recurrent import Recurrent, RecurrentConfig
 from qkv.models.transformer import Transformer, TransformerConfig
@@ -170,7 +170,7 @@ class TransformerLayout(OwnLayout):
         return choices
 
     def given(self, model: Transformer) -> dict[str, object]:
-        attention = model.encoder[0].attention
+        attention = cast(Block, model.encoder[0]).attention
         return {**model.choices, "score": attention.score, "select": attention.select}
 
 
@@ -194,4 +194,4 @@ class RecurrentLayout(OwnLayout):
         return {name: self.made(name, found) for name in self.roles}
 
     def given(self, model: Recurrent) -> dict[str, object]:
-        return model.choices
+        return dict(model.choices)
