@@ -177,7 +177,7 @@ def peak(name: str, run: str) -> None:
 
 
 def resident(field: str) -> float:
-    """Read this process's memory, now (VmRSS) or at its highest (VmHWM), in MiB. `ru_maxrss` begins with the parent's."""
+    """Read this process's memory, now (VmRSS) or at its highest (VmHWM), in MiB: `ru_maxrss` starts as the parent's."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
     return int(line.split()[1]) / 1024
 

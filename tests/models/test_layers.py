@@ -7,6 +7,7 @@ from torch import nn
 import qkv
 from qkv import errors
 from qkv.models.layers import (
+    Dropout,
     FeedForward,
     added,
     batch_norm,
@@ -66,6 +67,37 @@ def test_dropout_falls_on_what_is_added(placement):
     residual = double(placement(lambda width: nn.Identity()), 4, 1.0)
     assert torch.equal(residual(X, torch.sin), X)
     torch.testing.assert_close(residual.eval()(X, torch.sin), X + torch.sin(X))
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("shape", [(), (3,), (100, 1001)])
+def test_dropout_drops_its_share_and_keeps_the_mean(shape, rate):
+    torch.manual_seed(0)
+    x = torch.ones(shape, dtype=torch.float64, requires_grad=True)
+    dropped = Dropout(rate)(x)
+    dropped.sum().backward()
+    assert torch.equal(x.grad, dropped.detach())
+    kept = 65536 / (65536 - round(rate * 65536))
+    assert set(dropped.flatten().tolist()) <= {0.0, kept}
+    if x.numel() > 1000:
+        assert abs((dropped == 0).double().mean() - rate) < 4 * (rate * (1 - rate) / x.numel()) ** 0.5
+        # Four neighbours come from one number, and know nothing of one another.
+        four = (dropped.detach().flatten()[:100_000] == 0).double().view(-1, 4)
+        assert (torch.corrcoef(four.T) - torch.eye(4)).abs().max() < 5 / 25_000**0.5
+
+
+def test_dropout_is_seeded_and_off_at_rest():
+    torch.manual_seed(0)
+    first = Dropout(0.5)(X)
+    torch.manual_seed(0)
+    assert torch.equal(first, Dropout(0.5)(X)) and not torch.equal(first, Dropout(0.5)(X))
+    assert Dropout(0.5).eval()(X) is X and torch.equal(Dropout(0.0)(X), X) and (Dropout(1.0)(X) == 0).all()
+
+
+def test_dropout_of_half_precision_and_strided_tensors():
+    x = torch.ones(50, 40, dtype=torch.bfloat16).T
+    got = Dropout(0.5)(x)
+    assert got.dtype == torch.bfloat16 and got.shape == (40, 50) and set(got.flatten().tolist()) == {0.0, 2.0}
 
 
 def test_placements_are_values():

@@ -22,6 +22,9 @@ from qkv.positions.rotary import Rotary
 from qkv.scores.dot import scaled_dot
 from qkv.selections.soft import softmax
 
+TOGETHER = 2
+"""Numbers of the input, for each of the query's matrix, from which on one product for all three pays."""
+
 
 @dataclass(frozen=True, eq=False)
 class Memory:
@@ -144,7 +147,7 @@ class MultiHead(nn.Module):
         Raises: ShapeError, KindError for a memory that does not fit.
         """
         self._check_input("memory", memory, self.key)
-        return Memory(*self._make_memory(memory, None))
+        return Memory(*self._make_memory(self.key(memory), self.value(memory), None))
 
     @property
     def _choices(self) -> dict[str, Any]:
@@ -161,11 +164,12 @@ class MultiHead(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor, Mask | Tensor | None]:
         """Project, turn by position, and let the cache add its past."""
         self._check(x, memory, cache)
-        query = _to_heads(self.query(x), self.heads)
         if isinstance(memory, Memory):
-            key, value = memory.key, memory.value
+            asked, key, value = self.query(x), memory.key, memory.value
         else:
-            key, value = self._make_memory(x if memory is None else memory, cache)
+            asked, known, told = self._project(x, x if memory is None else memory)
+            key, value = self._make_memory(known, told, cache)
+        query = _to_heads(asked, self.heads)
         if self.positions is not None:
             keys, queries = key.shape[-2], query.shape[-2]
             # The last query stands at the last key, as for every mask and bias.
@@ -179,14 +183,24 @@ class MultiHead(nn.Module):
             mask = shown if mask is None else shown & mask
         return query, key, value, mask
 
-    def _make_memory(self, memory: Tensor, cache: KeyValueCache | None) -> tuple[Tensor, Tensor]:
-        """Make keys, turned by position, and values."""
-        key, value = (_to_heads(linear(memory), self.key_heads) for linear in (self.key, self.value))
+    def _project(self, x: Tensor, source: Tensor) -> tuple[Tensor, ...]:
+        """Give query, key and value; many positions of one input meet the three matrices in one product."""
+        linears = (self.query, self.key, self.value)
+        plain = all(type(linear) is nn.Linear and not linear._forward_hooks for linear in linears)
+        # Putting the matrices together costs as much as reading them once more.
+        if source is not x or not plain or x.numel() < TOGETHER * self.query.weight.numel():
+            return self.query(x), self.key(source), self.value(source)
+        weight = torch.cat([linear.weight for linear in linears])
+        bias = None if self.query.bias is None else torch.cat([linear.bias for linear in linears])
+        return nn.functional.linear(x, weight, bias).split([linear.out_features for linear in linears], -1)
+
+    def _make_memory(self, known: Tensor, told: Tensor, cache: KeyValueCache | None) -> tuple[Tensor, Tensor]:
+        """Bring keys, turned by position, and values to their heads."""
+        key, value = _to_heads(known, self.key_heads), _to_heads(told, self.key_heads)
         if self.positions is not None:
             keys = key.shape[-2]
-            key = self.positions(
-                key, torch.arange(keys, device=key.device) if cache is None else cache.positions(keys, key.device)
-            )
+            places = torch.arange(keys, device=key.device) if cache is None else cache.positions(keys, key.device)
+            key = self.positions(key, places)
         return key, value
 
     def _check(self, x: Tensor, memory: Tensor | Memory | None, cache: KeyValueCache | None) -> None:

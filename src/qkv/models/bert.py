@@ -20,6 +20,7 @@ from qkv.masks.algebra import Mask
 from qkv.models.cross_entropy import cross_entropy
 from qkv.models.layers import (
     Block,
+    Dropout,
     Encoded,
     MakesScore,
     MakesSelection,
@@ -80,7 +81,7 @@ class Embeddings(nn.Module):
         self.positions = positions
         self.segments = Segments(config.segments, config.width)
         self.norm = placement.norm(config.width)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(
         self,
@@ -159,7 +160,7 @@ class Bert(nn.Module):
         self.next_sentence: nn.Linear | None = nn.Linear(config.width, 2)
         self.labels: nn.Linear | None = None
         self.token_labels: nn.Linear | None = None
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.apply(draw)
 
     @property

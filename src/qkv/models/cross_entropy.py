@@ -91,26 +91,29 @@ class _CrossEntropy(torch.autograd.Function):
                 logits = (inner @ matrix.T).to(whole)
                 if shift is not None:
                     logits += shift
-                level = logits.logsumexp(-1)
-                likely = logits.gather(-1, target).squeeze(-1)
+                logs = logits.log_softmax(-1)
+                del logits
+                likely = logs.gather(-1, target).squeeze(-1)
                 if smoothing:
-                    likely = (1 - smoothing) * likely + smoothing * logits.mean(-1)
-                total += torch.where(counts, level - likely, 0).sum()
+                    likely = (1 - smoothing) * likely + smoothing * logs.mean(-1)
+                total -= torch.where(counts, likely, 0).sum()
                 if above_weight is None or above_hidden is None:
                     continue
-                # In place, logits become their gradients; a level of inf makes those of an ignored place 0.
-                probable = logits.sub_(torch.where(counts, level, torch.inf)[:, None]).exp_()
+                # In place, logs become the gradients of the logits.
+                above = logs.exp_()
                 if smoothing:
-                    probable -= counts[:, None].to(whole) * (smoothing / vocabulary)
-                probable.scatter_add_(-1, target, counts[:, None].to(whole) * (smoothing - 1))
+                    above -= smoothing / vocabulary
+                above.scatter_add_(-1, target, torch.full_like(target, smoothing - 1.0, dtype=whole))
+                # An ignored place is a row of 0, here and there, not in all of what is chunk × vocabulary.
+                counted = counts[:, None].to(whole)
                 if above_bias is not None:
-                    above_bias += probable.sum(0)
-                probable = probable.to(dtype)
-                above_hidden[some] = probable @ matrix
+                    above_bias += (above.T @ counted).squeeze(-1)
+                above, counted = above.to(dtype), counted.to(dtype)
+                above_hidden[some] = (above @ matrix) * counted
                 if dtype == whole:
-                    above_weight.addmm_(probable.T, inner)
+                    above_weight.addmm_(above.T, inner * counted)
                 else:
-                    above_weight += probable.T @ inner
+                    above_weight += above.T @ (inner * counted)
         if above_weight is not None and above_hidden is not None:
             ctx.save_for_backward(above_hidden, above_weight, above_bias, hidden, weight, bias)
         return total

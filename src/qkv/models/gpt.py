@@ -24,6 +24,7 @@ from qkv.mechanisms.cache import Cache, KeyValueCache, RaggedCache
 from qkv.models.cross_entropy import cross_entropy
 from qkv.models.layers import (
     Block,
+    Dropout,
     Encoded,
     MakesScore,
     MakesSelection,
@@ -134,7 +135,7 @@ class Gpt(nn.Module):
         check_positions("Gpt", positions)
         self.tokens = nn.Embedding(config.vocabulary, config.width)
         self.places = positions
-        self.dropout = nn.Dropout(config.embedding_dropout)
+        self.dropout = Dropout(config.embedding_dropout)
         self.layers = nn.ModuleList(
             Block(
                 config.width, config.heads, config.feed_forward, placement,

@@ -103,7 +103,7 @@ class DecoderLayer(nn.Module):
         x: Float[Tensor, "rows positions width"],
         memory: Float[Tensor, "sources keys width"] | Memory,
         *,
-        mask: Mask,
+        mask: Mask | None,
         cross_mask: Mask,
         bias: Bias | None = None,
         cache: KeyValueCache | None = None,
@@ -277,7 +277,8 @@ class Transformer(nn.Module):
                 state.steps = DecoderSteps(*parts) if bias is None and refuses(*parts) is None else False
             if state.steps and tokens.shape[1] == 1 and tokens.shape[0] <= MOST_ROWS:
                 return state.steps(x[:, 0], state.caches, state.memories, state.lengths)
-            mask, cross_mask = causal(), padding(keys=state.lengths)
+            # A single token stands at the end, and sees everything.
+            mask, cross_mask = None if tokens.shape[1] == 1 else causal(), padding(keys=state.lengths)
             for layer, memory, cache in zip(layers, state.memories, state.caches, strict=True):
                 x = layer(x, memory, mask=mask, cross_mask=cross_mask, bias=bias, cache=cache)
             return self.predict_tokens(self.decoder_norm(x[:, -1]))

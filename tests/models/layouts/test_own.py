@@ -211,6 +211,6 @@ def test_folders_that_are_broken(make, change, kind, message, tmp_path):
 def test_no_other_model_is_taken_for_it(tmp_path):
     save_model(transformer(), tmp_path)
     with pytest.raises(
-        errors.UnsupportedError, match="load_bert: model_type in .* must be 'bert'; got 'qkv-transformer'"
+        errors.UnsupportedError, match=r"load_bert: model_type in .* must be 'bert'; got 'qkv-transformer'"
     ):
         load_bert(tmp_path)

@@ -5,14 +5,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, is_dataclass
 from functools import partial
 from types import NoneType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 
 from qkv.errors import ArgumentError, UnsupportedError, must
 from qkv.models import captioner, recurrent
 from qkv.models.captioner import Captioner, CaptionerConfig
-from qkv.models.layers import BatchNorm, LayerNorm, NoPositions, PostNorm, PreNorm, RMSNorm
+from qkv.models.layers import BatchNorm, Block, LayerNorm, NoPositions, PostNorm, PreNorm, RMSNorm
 from qkv.models.layouts.layout import Layout
 from qkv.models.recurrent import Recurrent, RecurrentConfig
 from qkv.models.transformer import Transformer, TransformerConfig
@@ -171,7 +171,7 @@ class TransformerLayout(OwnLayout):
         return choices
 
     def given(self, model: Transformer) -> Mapping[str, object]:
-        attention: Any = model.encoder[0].attention
+        attention = cast(Block, model.encoder[0]).attention
         return {**model.choices, "score": attention.score, "select": attention.select}
 
 

@@ -109,6 +109,14 @@ class _Step:
         position, capacity = cache.position, key.shape[-2]
         places = np.full(rows, position) if isinstance(position, int) else position.numpy()
         keys, values = _flat(key), _flat(value)
+        cache.seen += 1
+        if not _pays(self.expand[0].size):
+            kernel.block(
+                stream, rows, self.width, *self.attention_norm, *self.read, keys, values, places, capacity,
+                self.heads, self.dim, *self.output, *self.feed_forward_norm, *self.expand, self.hidden, self.tanh,
+                *self.contract,
+            )  # fmt: skip
+            return
         mixed, hidden = np.empty(rows * self.width, np.float32), np.empty(rows * self.hidden, np.float32)
         _share(
             lambda first, last: kernel.attend(
@@ -118,7 +126,6 @@ class _Step:
             self.heads,
             3 * self.read[0].size,
         )  # fmt: skip
-        cache.seen += 1
         self._add(self.output, mixed, rows, self.width, stream)
         _share(
             lambda first, last: kernel.expand(
@@ -142,11 +149,16 @@ class _Step:
 
 def _share(work: Callable[[int, int], object], count: int, numbers: int) -> None:
     """Call work(first, last) for all of 0..count, in parts on the threads where there are numbers enough to read."""
-    parts = min(torch.get_num_threads(), count) if numbers >= SHARED else 1
+    parts = min(torch.get_num_threads(), count) if _pays(numbers) else 1
     if parts == 1:
         work(0, count)
         return
     in_parallel(lambda part: work(count * part // parts, count * (part + 1) // parts), parts)
+
+
+def _pays(numbers: int) -> bool:
+    """Say whether threads should share a matrix of so many numbers."""
+    return numbers >= SHARED and torch.get_num_threads() > 1
 
 
 def _flat(tensor: Tensor) -> np.ndarray:

@@ -1,7 +1,7 @@
 """One token more through a Transformer's decoder by kernels, where it is the plain one of few rows on the CPU."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -24,19 +24,22 @@ def refuses(layers: Sequence[nn.Module], norm: nn.Module, head: Tensor) -> str |
         return "they read memory itself, on the CPU"
     if any(tensor.dtype != torch.float32 or not tensor.is_contiguous() for tensor in tensors):
         return "they compute in float32"
-    for layer in layers:
-        residuals: list[Any] = [layer.attention_residual, layer.cross_residual, layer.feed_forward_residual]
+    for layer in cast(Sequence[Any], layers):
+        residuals = [layer.attention_residual, layer.cross_residual, layer.feed_forward_residual]
         if len({type(each) for each in residuals} - {PreResidual, PostResidual}) or not all(
             _is_plain(each.norm) for each in residuals
         ):
             return "they know LayerNorm before or after each layer"
-        attentions: list[Any] = [layer.attention, layer.cross]
+        attentions = [layer.attention, layer.cross]
         if any(each.score not in (None, scaled_dot()) or each.select not in (None, softmax()) for each in attentions):
             return "they know the softmax of scaled dot products"
         if layer.attention.positions is not None or type(layer.feed_forward.activation) is not nn.ReLU:
             return "they know positions at the input, and ReLU"
-        if min(layer.attention.query.out_features // layer.attention.heads, head.shape[1]) < NARROWEST:
-            return f"heads are narrower than {NARROWEST}"
+        if (
+            min(layer.attention.query.out_features // layer.attention.heads, layer.feed_forward.expand.out_features)
+            < NARROWEST
+        ):
+            return f"heads or feed-forward layers are narrower than {NARROWEST}"
         if layer.training:
             return "they drop nothing"
     return None if _is_plain(norm) or isinstance(norm, nn.Identity) else "they end with LayerNorm, or with nothing"

@@ -5,10 +5,28 @@ import math
 import numpy as np
 
 from qkv.backends.compiled import kernel
-from qkv.backends.decode.kernel import WIDTH, _add_product, _all, _load, _load_last, _prefetch, _store, _sums
+from qkv.backends.decode.kernel import (
+    LINE,
+    PAIR,
+    WIDTH,
+    _add,
+    _add_product,
+    _all,
+    _all_pair,
+    _exp_below,
+    _load,
+    _load_last,
+    _load_pair,
+    _prefetch,
+    _store,
+    _sums,
+)
 
 TOGETHER = 8
-"""Rows of a matrix that are multiplied together: their sums are one vector."""
+"""Rows of a matrix whose sums are one vector."""
+
+AHEAD = 1024
+"""Numbers that memory is asked for before they are read: a processor by itself looks no further than a page."""
 
 
 @kernel
@@ -30,51 +48,59 @@ def norm(x, rows, width, weight, bias, epsilon, out):  # type: ignore[no-untyped
 
 
 @kernel
+def _row(weight, at, x, start, width):  # type: ignore[no-untyped-def]
+    """Multiply a row of a matrix and x, as a vector whose sum is the product."""
+    a = b = c = d = _all(np.float32(0))
+    whole, rest = width - width % (4 * WIDTH), width % WIDTH
+    for j in range(0, whole, 4 * WIDTH):
+        here, there = at + j, start + j
+        for line in range(0, 4 * WIDTH, LINE // 4):
+            _prefetch(weight, here + AHEAD + line)
+        a = _add_product(a, _load(x, there), _load(weight, here))
+        b = _add_product(b, _load(x, there + WIDTH), _load(weight, here + WIDTH))
+        c = _add_product(c, _load(x, there + 2 * WIDTH), _load(weight, here + 2 * WIDTH))
+        d = _add_product(d, _load(x, there + 3 * WIDTH), _load(weight, here + 3 * WIDTH))
+    for j in range(whole, width - rest, WIDTH):
+        a = _add_product(a, _load(x, start + j), _load(weight, at + j))
+    if rest:
+        end = width - WIDTH
+        b = _add_product(b, _load_last(x, start + end, rest), _load_last(weight, at + end, rest))
+    return _add(_add(a, b), _add(c, d))
+
+
+@kernel
 def product(weight, first, last, x, rows, step, width, out, into):  # type: ignore[no-untyped-def]
     """out[into[row] + i − first] = weight[i] · x[row · step :] for the matrix's rows `first` to `last`."""
-    whole, end, rest = width - width % WIDTH, width - WIDTH, width % WIDTH
     sums = np.empty(TOGETHER, np.float32)
-    ahead = TOGETHER * width
     for i in range(first, last, TOGETHER):
-        count = min(TOGETHER, last - i)
-        at = i * width
-        # Past the end, rows are multiplied twice and left out.
-        one, two, three = min(1, count - 1) * width, min(2, count - 1) * width, min(3, count - 1) * width
-        four, five, six = min(4, count - 1) * width, min(5, count - 1) * width, min(6, count - 1) * width
-        seven = (count - 1) * width
+        count, at = min(TOGETHER, last - i), i * width
         for row in range(rows):
-            start = row * step
-            a = b = c = d = e = f = g = h = _all(np.float32(0))
-            for j in range(0, whole, WIDTH):
-                if row == 0:
-                    here = at + ahead + j
-                    _prefetch(weight, here)
-                    _prefetch(weight, here + one)
-                    _prefetch(weight, here + two)
-                    _prefetch(weight, here + three)
-                    _prefetch(weight, here + four)
-                    _prefetch(weight, here + five)
-                    _prefetch(weight, here + six)
-                    _prefetch(weight, here + seven)
-                y, here = _load(x, start + j), at + j
-                a, b = _add_product(a, y, _load(weight, here)), _add_product(b, y, _load(weight, here + one))
-                c, d = _add_product(c, y, _load(weight, here + two)), _add_product(d, y, _load(weight, here + three))
-                e, f = _add_product(e, y, _load(weight, here + four)), _add_product(f, y, _load(weight, here + five))
-                g, h = _add_product(g, y, _load(weight, here + six)), _add_product(h, y, _load(weight, here + seven))
-            if rest:
-                y, here = _load_last(x, start + end, rest), at + end
-                a = _add_product(a, y, _load_last(weight, here, rest))
-                b = _add_product(b, y, _load_last(weight, here + one, rest))
-                c = _add_product(c, y, _load_last(weight, here + two, rest))
-                d = _add_product(d, y, _load_last(weight, here + three, rest))
-                e = _add_product(e, y, _load_last(weight, here + four, rest))
-                f = _add_product(f, y, _load_last(weight, here + five, rest))
-                g = _add_product(g, y, _load_last(weight, here + six, rest))
-                h = _add_product(h, y, _load_last(weight, here + seven, rest))
+            # Past the end, the last row is multiplied again and left out.
+            y, end = row * step, count - 1
+            a, b = _row(weight, at, x, y, width), _row(weight, at + min(1, end) * width, x, y, width)
+            c, d = (
+                _row(weight, at + min(2, end) * width, x, y, width),
+                _row(weight, at + min(3, end) * width, x, y, width),
+            )
+            e, f = (
+                _row(weight, at + min(4, end) * width, x, y, width),
+                _row(weight, at + min(5, end) * width, x, y, width),
+            )
+            g, h = (
+                _row(weight, at + min(6, end) * width, x, y, width),
+                _row(weight, at + min(7, end) * width, x, y, width),
+            )
             _store(sums, 0, _sums(a, b, c, d, e, f, g, h))
             place = into[row] + i - first
             for k in range(count):
                 out[place + k] = sums[k]
+
+
+@kernel
+def _exponentiate(x, count, peak):  # type: ignore[no-untyped-def]
+    """x = e^(x − peak) for the first `count` numbers, none larger than the peak; x has room for whole vectors."""
+    for i in range(0, count, PAIR):
+        _store(x, i, _exp_below(_load_pair(x, i), _all_pair(peak)))
 
 
 @kernel
@@ -84,7 +110,7 @@ def attend(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Norm x; project it to the heads `first` to `last`, the key and value into the caches; attend in each."""
     normed, asked = np.empty(rows * width, np.float32), np.empty(rows * dim, np.float32)
-    into, scores, one = np.empty(rows, np.int64), np.empty(capacity, np.float32), np.zeros(1, np.int64)
+    into, scores, one = np.empty(rows, np.int64), np.empty(capacity + PAIR, np.float32), np.zeros(1, np.int64)
     norm(x, rows, width, weight, bias, epsilon, normed)
     scale = np.float32(1 / math.sqrt(dim))
     for head in range(first, last):
@@ -108,8 +134,8 @@ def attend(  # type: ignore[no-untyped-def]
             for j in range(1, seen):
                 peak = max(peak, scores[j])
             total = np.float32(0)
+            _exponentiate(scores, seen, peak)
             for j in range(seen):
-                scores[j] = math.exp(scores[j] - peak)
                 total += scores[j]
             mixed = out[row * width + start : row * width + stop]
             mixed[:] = 0
@@ -138,9 +164,40 @@ def expand(  # type: ignore[no-untyped-def]
     normed, into = np.empty(rows * width, np.float32), np.arange(rows) * hidden + first
     norm(x, rows, width, norm_weight, norm_bias, epsilon, normed)
     product(weight, first, last, normed, rows, width, width, out, into)
-    half, cube, root = np.float32(0.5), np.float32(0.044715), math.sqrt(2 / math.pi)
+    half, cube, root = np.float32(0.5), np.float32(0.044715), np.float32(-2 * math.sqrt(2 / math.pi))
+    powers = np.empty(last - first + PAIR, np.float32)
     for row in range(rows):
-        for i in range(first, last):
-            y = out[row * hidden + i] + bias[i]
-            inner = math.tanh(root * (y + cube * y * y * y)) if tanh else math.erf(y * math.sqrt(0.5))
-            out[row * hidden + i] = half * y * np.float32(1 + inner)
+        at = row * hidden + first
+        for i in range(last - first):
+            y = out[at + i] + bias[first + i]
+            out[at + i] = y
+            powers[i] = root * abs(y + cube * y * y * y)
+        if tanh:
+            # tanh |u| = (1 − e^−2|u|) / (1 + e^−2|u|), whose powers are vectors'.
+            _exponentiate(powers, last - first, np.float32(0))
+            for i in range(last - first):
+                y, power = out[at + i], powers[i]
+                out[at + i] = half * (y + abs(y) * (1 - power) / (1 + power))
+        else:
+            for i in range(last - first):
+                y = out[at + i]
+                out[at + i] = half * y * np.float32(1 + math.erf(y * math.sqrt(0.5)))
+
+
+@kernel
+def block(  # type: ignore[no-untyped-def]
+    stream, rows, width, weight, bias, epsilon, query, query_bias, key, key_bias, value, value_bias,
+    keys, values, places, capacity, heads, dim, output, output_bias, second_weight, second_bias, second_epsilon,
+    wide, wide_bias, hidden, tanh, narrow, narrow_bias,
+):  # fmt: skip
+    """All of a block, on one thread."""
+    mixed, bent = np.empty(rows * width, np.float32), np.empty(rows * hidden, np.float32)
+    attend(
+        stream, rows, width, weight, bias, epsilon, query, query_bias, key, key_bias, value, value_bias,
+        keys, values, places, capacity, heads, dim, 0, heads, mixed,
+    )  # fmt: skip
+    add(output, output_bias, 0, width, mixed, rows, width, stream, width)
+    expand(
+        stream, rows, width, second_weight, second_bias, second_epsilon, wide, wide_bias, hidden, tanh, 0, hidden, bent
+    )
+    add(narrow, narrow_bias, 0, width, bent, rows, hidden, stream, width)
