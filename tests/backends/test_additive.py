@@ -134,10 +134,27 @@ def test_sizes_mixed_within_one_tensor(dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_large_numbers_that_cancel(dtype):
     # a + b is small while neither has an exponential: 1,000 − 999.5.
-    query, key, value, vector = tensors(dtype, hidden=6)
-    away = torch.tensor([1000.0, 400, 60, 43, 36, 34], dtype=dtype)
+    query, key, value, vector = tensors(dtype, hidden=8)
+    away = torch.tensor([1000.0, 400, 60, 43, 36, 34, 27, 24], dtype=dtype)
     inputs = [query + away, key - away, value, vector]
     assert_equals_the_definition(inputs)
+
+
+VECTORS = {
+    "nothing": [0.0] * 9,
+    "zeros among them": [0.0, 1, 0, 0, 2, 0, 0, 0, -1],
+    "tiny": [1e-30, -2e-30, 3e-30, 1e-30, 0, 1e-31, -1e-30, 2e-30, 1e-30],
+    "of any size": [1e-20, -3.0, 1e-9, 2.0, -1e-3, 0.1, 1e-30, 1.0, -4.0],
+}
+
+
+@pytest.mark.parametrize("name", VECTORS)
+@pytest.mark.parametrize("scale", [1, 30])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_vectors_of_any_size(name, scale, dtype):
+    # Four fractions have one denominator: a weight of 0 among them must not spoil the others.
+    inputs = tensors(dtype, scale=scale, hidden=9)
+    assert_equals_the_definition([*inputs[:3], torch.tensor(VECTORS[name], dtype=dtype)])
 
 
 def test_the_largest_numbers():
