@@ -7,11 +7,12 @@ from budget import assert_gradients_within, assert_within
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import grids, trees
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import qkv
 from qkv.attention import call_of
 from qkv.backends import additive
-from qkv.backends.additive.tiles import BLOCK, EMPTY, FULL, TILE, plan_tiles
+from qkv.backends.additive.tiles import BLOCK, EMPTY, FULL, TILE, _plan, plan_tiles
 from qkv.core.dropout import drop
 from qkv.errors import UnsupportedError
 
@@ -134,10 +135,27 @@ def test_sizes_mixed_within_one_tensor(dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_large_numbers_that_cancel(dtype):
     # a + b is small while neither has an exponential: 1,000 − 999.5.
-    query, key, value, vector = tensors(dtype, hidden=6)
-    away = torch.tensor([1000.0, 400, 60, 43, 36, 34], dtype=dtype)
+    query, key, value, vector = tensors(dtype, hidden=8)
+    away = torch.tensor([1000.0, 400, 60, 43, 36, 34, 27, 24], dtype=dtype)
     inputs = [query + away, key - away, value, vector]
     assert_equals_the_definition(inputs)
+
+
+VECTORS = {
+    "nothing": [0.0] * 9,
+    "zeros among them": [0.0, 1, 0, 0, 2, 0, 0, 0, -1],
+    "tiny": [1e-30, -2e-30, 3e-30, 1e-30, 0, 1e-31, -1e-30, 2e-30, 1e-30],
+    "of any size": [1e-20, -3.0, 1e-9, 2.0, -1e-3, 0.1, 1e-30, 1.0, -4.0],
+}
+
+
+@pytest.mark.parametrize("name", VECTORS)
+@pytest.mark.parametrize("scale", [1, 30])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_vectors_of_any_size(name, scale, dtype):
+    # Four fractions have one denominator: a weight of 0 among them must not spoil the others.
+    inputs = tensors(dtype, scale=scale, hidden=9)
+    assert_equals_the_definition([*inputs[:3], torch.tensor(VECTORS[name], dtype=dtype)])
 
 
 def test_the_largest_numbers():
@@ -324,7 +342,41 @@ def test_torch_func_is_refused_and_answered_by_the_definition():
 def test_other_devices_are_refused():
     inputs = [x.to("meta") for x in tensors()]
     call = call_of("attend", *inputs[:3], Apart(inputs[3]), None, None, None, 0.0)
-    assert additive.refuses(call) == "it runs on the CPU, not on meta"
+    assert additive.refuses(call) == "it runs on the CPU and on CUDA, not on meta"
+
+
+def on_cuda(dtype=torch.float32, **parts):
+    """Give a call whose tensors say that they are on CUDA; they hold nothing, so no GPU is needed."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        query, key, value, vector = (torch.empty(x.shape, dtype=dtype, device="cuda") for x in tensors())
+        return call_of("attend", query, key, value, Apart(vector), None, parts.get("mask"), None, 0.0)
+
+
+def test_on_cuda_it_wants_triton(monkeypatch):
+    monkeypatch.setattr(additive, "_triton_is_here", lambda: True)
+    assert additive.refuses(on_cuda()) is None
+    assert additive.refuses(on_cuda(torch.float64)) == "its kernels on CUDA add up in float32"
+    monkeypatch.setattr(additive, "_triton_is_here", lambda: False)
+    assert additive.refuses(on_cuda()) == "its kernels on CUDA need Triton, which is not installed"
+
+
+def test_on_cuda_everything_around_the_kernels_is_there_too():
+    call = on_cuda()
+    with call.query.fake_mode:
+        output, _ = additive.run(call)
+    assert output.device.type == "cuda" and output.shape == (2, 4, QUERIES, 5)
+    for name in ("qkv::additive_attention", "qkv::additive_attention_backward"):
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(name, "CUDA")
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_tables_stand_where_the_call_does(name):
+    grid = qkv.Grid((2,), 4, QUERIES, KEYS)
+    # What is made without a word about its place would be on meta, and meets nothing that is not.
+    with torch.device("meta"):
+        tiles = plan_tiles(None, grid) if name == "none" else _plan(MASKS[name], grid)
+        sees, shown = tiles.sees(QUERIES), tiles.shown(KEYS)
+    assert {x.device.type for x in (tiles.table, tiles.patterns, sees, shown)} == {"cpu"}
 
 
 @pytest.mark.parametrize("name", [name for name in MASKS if MASKS[name] is not None])
@@ -365,6 +417,19 @@ def test_plans_of_numbers_are_kept():
     assert plan_tiles(lengths, grid) is not plan_tiles(lengths, grid)
 
 
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+def test_the_gradients_are_those_of_differences(rate):
+    query, key, value, vector = tensors(torch.float64, queries=5, keys=6, hidden=5, dim=2)
+    leaves = [x.requires_grad_() for x in (query, key, value, vector)]
+
+    def attend(query, key, value, vector):
+        torch.manual_seed(1)
+        parts = {"mask": qkv.causal(), "dropout": rate, "impl": "additive"}
+        return qkv.attend(query, key, value, score=Apart(vector), **parts)
+
+    assert torch.autograd.gradcheck(attend, leaves, fast_mode=True)
+
+
 def test_the_operators_keep_torchs_rules():
     query, key, value, vector = (x.flatten(0, 1) if x.ndim > 1 else x for x in tensors(queries=9, keys=11, key_heads=4))
     tiles = plan_tiles(None, qkv.Grid((2,), 4, 9, 11))
@@ -372,6 +437,9 @@ def test_the_operators_keep_torchs_rules():
     torch.library.opcheck(additive.attend, arguments)
     leaves = tuple(x.requires_grad_() if x.is_floating_point() else x for x in arguments[:4])
     torch.library.opcheck(additive.attend, (*leaves, *arguments[4:]), test_utils=("test_autograd_registration",))
+    found = additive.attend(*arguments)
+    backward = (torch.ones_like(found[0]), *arguments[:7], *found, *arguments[7:])
+    torch.library.opcheck(additive.gradients, tuple(x.detach() if isinstance(x, torch.Tensor) else x for x in backward))
 
 
 @pytest.mark.compile

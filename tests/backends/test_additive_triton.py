@@ -19,8 +19,6 @@ from qkv.core.reference import attend as define
 
 pytest.importorskip("triton", reason="Triton comes with CUDA builds of PyTorch, not with this one")
 
-from qkv.backends.additive import triton as ours
-
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
 
 
@@ -39,8 +37,8 @@ def elsewhere(function: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tupl
 
 @pytest.fixture(autouse=True)
 def in_the_place_of_numba(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(numba, "attend", elsewhere(ours.attend))
-    monkeypatch.setattr(numba, "gradients", elsewhere(ours.gradients))
+    monkeypatch.setattr(numba, "attend", elsewhere(additive.attend_on_cuda))
+    monkeypatch.setattr(numba, "gradients", elsewhere(additive.gradients_on_cuda))
 
 
 def run(tensors: list[Tensor], dtype: torch.dtype, score: Any, parts: dict, fused: bool) -> tuple[Tensor, tuple]:

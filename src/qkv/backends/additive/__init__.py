@@ -1,8 +1,11 @@
-"""Softmax attention by additive scores, fused on the CPU: nothing is stored for a pair, least of all for its features.
+"""Softmax attention by additive scores, fused: nothing is stored for a pair, least of all for its features.
 
 The backward pass scores each tile again. Custom operators of torch carry both, so torch.compile and gradcheck work.
+Their kernels are numba's on the CPU and Triton's on CUDA.
 """
 
+import importlib.util
+from functools import cache
 from typing import Any
 
 import torch
@@ -28,8 +31,9 @@ FEWEST_FEATURES = 1 << 18
 
 def refuses(call: Call) -> str | None:
     """Say what of a call the kernels do not express, or None."""
-    if call.grid.device.type != "cpu":
-        return f"it runs on the CPU, not on {call.grid.device}"
+    device = call.grid.device.type
+    if device not in ("cpu", "cuda"):
+        return f"it runs on the CPU and on CUDA, not on {call.grid.device}"
     pair = call.pair
     if not isinstance(pair, AdditivePair):
         return f"it scores by v · tanh(q + k) alone, not by {call.score}"
@@ -39,6 +43,10 @@ def refuses(call: Call) -> str | None:
         return "it has no place for a bias"
     if 0 in (*call.query.shape, *call.key.shape, *call.value.shape):
         return "there are no pairs, or no features"
+    if device == "cuda" and wide(call.query.dtype) == torch.float64:
+        return "its kernels on CUDA add up in float32"
+    if device == "cuda" and not _triton_is_here():
+        return "its kernels on CUDA need Triton, which is not installed"
     rows = call.grid.queries * call.group
     if rows < FEWEST_QUERIES:
         return f"with {rows} queries for a key, laying out the keys costs what it saves"
@@ -51,6 +59,11 @@ def refuses(call: Call) -> str | None:
     if forward_ad._current_level >= 0:
         return "forward-mode differentiation cannot look into its kernels"
     return None
+
+
+@cache
+def _triton_is_here() -> bool:
+    return importlib.util.find_spec("triton") is not None
 
 
 def run(call: Call) -> tuple[Tensor, None]:
@@ -87,7 +100,7 @@ def _tiles(call: Call) -> Tiles:
     return plan_tiles(call.mask, call.grid)
 
 
-@torch.library.custom_op("qkv::additive_attention", mutates_args=())
+@torch.library.custom_op("qkv::additive_attention", mutates_args=(), device_types="cpu")
 def attend(
     query: Tensor,
     key: Tensor,
@@ -111,6 +124,14 @@ def attend(
     return numba.attend(query, key, value, vector, table, patterns, streams, queries, key_heads, rate)
 
 
+@attend.register_kernel("cuda")
+def attend_on_cuda(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Attend as `attend`."""
+    from qkv.backends.additive import triton
+
+    return triton.attend(*arguments)
+
+
 @attend.register_fake
 def _(
     query: Tensor,
@@ -128,7 +149,7 @@ def _(
     return query.new_empty(*rows, value.shape[-1]), query.new_empty(rows), query.new_empty(rows)
 
 
-@torch.library.custom_op("qkv::additive_attention_backward", mutates_args=())
+@torch.library.custom_op("qkv::additive_attention_backward", mutates_args=(), device_types="cpu")
 def gradients(
     gradient: Tensor,
     query: Tensor,
@@ -151,6 +172,14 @@ def gradients(
     return numba.gradients(
         gradient, query, key, value, vector, table, patterns, streams, output, peak, total, queries, key_heads, rate
     )
+
+
+@gradients.register_kernel("cuda")
+def gradients_on_cuda(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Give the gradients as `gradients`."""
+    from qkv.backends.additive import triton
+
+    return triton.gradients(*arguments)
 
 
 @gradients.register_fake

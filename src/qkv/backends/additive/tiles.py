@@ -41,7 +41,7 @@ class Tiles:
     def pairs(self, grid: Grid) -> int:
         """Count the pairs computed, of all batch rows and heads."""
         lanes = torch.Size(grid.batch).numel() * grid.heads
-        rows = _sizes(grid.queries, BLOCK)
+        rows = _sizes(grid.queries, BLOCK).to(self.table.device)
         tiles = (self.table != EMPTY).sum(-1) * rows * TILE
         return int(tiles.sum()) * lanes // max(1, self.table.shape[0] * self.table.shape[1])
 
@@ -49,7 +49,8 @@ class Tiles:
 def plan_tiles(mask: Mask | None, grid: Grid) -> Tiles:
     """Read a mask tile by tile; the tables of masks of numbers alone are kept."""
     if mask is None:
-        return Tiles(torch.full((1, 1, *_counts(grid)), FULL), torch.cat(_plain_patterns()))
+        table = torch.full((1, 1, *_counts(grid)), FULL, device=grid.device)
+        return Tiles(table, torch.cat(_plain_patterns(grid.device)))
     return _kept(mask, grid) if mask.is_value else _plan(mask, grid)
 
 
@@ -57,8 +58,8 @@ def _counts(grid: Grid) -> tuple[int, int]:
     return -(-grid.queries // BLOCK), -(-grid.keys // TILE)
 
 
-def _plain_patterns() -> list[Bool[Tensor, "1 block tile"]]:
-    return [torch.full((1, BLOCK, TILE), seen, dtype=torch.bool) for seen in (False, True)]
+def _plain_patterns(device: torch.device) -> list[Bool[Tensor, "1 block tile"]]:
+    return [torch.full((1, BLOCK, TILE), seen, dtype=torch.bool, device=device) for seen in (False, True)]
 
 
 @lru_cache(maxsize=64)
@@ -67,7 +68,7 @@ def _kept(mask: Mask, grid: Grid) -> Tiles:
 
 
 def _plan(mask: Mask, grid: Grid) -> Tiles:
-    patterns = _plain_patterns()
+    patterns = _plain_patterns(grid.device)
     blocks, tiles = _counts(grid)
     some, every = mask.runs(BLOCK, grid)
     first = mask.tile(grid.rows()[:1], grid.columns()[:1], grid)
@@ -75,7 +76,7 @@ def _plan(mask: Mask, grid: Grid) -> Tiles:
     lead = (1,) * (len(grid.batch) + 1 - len(lead)) + tuple(lead)
     batch = grid.batch if torch.Size(lead[:-1]).numel() > 1 else (1,) * len(grid.batch)
     lead = (*batch, lead[-1])
-    low = torch.arange(tiles) * TILE
+    low = torch.arange(tiles, device=grid.device) * TILE
     high = (low + TILE).clamp(max=grid.keys)
     touched = _any_run(some, lambda start, stop: (start < high) & (stop > low))
     whole = _any_run(every, lambda start, stop: (start <= low) & (stop >= high))
@@ -86,8 +87,8 @@ def _plan(mask: Mask, grid: Grid) -> Tiles:
     for block in partial.flatten(0, 1).any(0).any(-1).nonzero().flatten().tolist():
         here = partial[:, :, block]
         picked = here.flatten(0, 1).any(0).nonzero().flatten()
-        rows = torch.arange(block * BLOCK, min((block + 1) * BLOCK, grid.queries))
-        columns = (picked[:, None] * TILE + torch.arange(TILE)).flatten()
+        rows = torch.arange(block * BLOCK, min((block + 1) * BLOCK, grid.queries), device=grid.device)
+        columns = (picked[:, None] * TILE + torch.arange(TILE, device=grid.device)).flatten()
         seen = mask.tile(rows, columns.clamp(max=grid.keys - 1), grid) & (columns < grid.keys)
         seen = seen.expand(*lead, *seen.shape[-2:]).reshape(-1, lead[-1], len(rows), len(picked), TILE)
         seen = F.pad(seen.transpose(2, 3), (0, 0, 0, BLOCK - len(rows)))[here[:, :, picked]]
@@ -97,7 +98,7 @@ def _plan(mask: Mask, grid: Grid) -> Tiles:
         real = len(rows) * (there + TILE).clamp(max=grid.keys).sub(there)
         number = torch.where(counts == 0, EMPTY, torch.where(counts == real, FULL, -1))
         kept = number == -1
-        number[kept] = torch.arange(found, found + int(kept.sum()))
+        number[kept] = torch.arange(found, found + int(kept.sum()), device=grid.device)
         table[:, :, block][here] = number
         patterns.append(seen[kept])
         found += int(kept.sum())
@@ -106,7 +107,7 @@ def _plan(mask: Mask, grid: Grid) -> Tiles:
 
 def _any_run(runs: Runs, holds: Callable[[Tensor, Tensor], Tensor]) -> Bool[Tensor, "*lead blocks tiles"]:
     """Say of each block and tile whether something holds of one of the block's runs."""
-    answers = torch.zeros((), dtype=torch.bool)
+    answers = torch.zeros((), dtype=torch.bool, device=runs.start.device)
     for slot in range(runs.start.shape[-1]):
         answers = answers | holds(runs.start[..., slot, None], runs.stop[..., slot, None])
     return answers
