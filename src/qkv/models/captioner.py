@@ -193,9 +193,7 @@ class Captioner(nn.Module):
             logits, _ = self._step(token, state)
         return logits
 
-    def _step(
-        self, token: Tensor, state: Captioning, expected: Tensor | None = None
-    ) -> tuple[Tensor, Choice | None]:
+    def _step(self, token: Tensor, state: Captioning, expected: Tensor | None = None) -> tuple[Tensor, Choice | None]:
         query, choice = state.hidden.unsqueeze(1), None
         if state.annotations is not None:
             context, seen = state.annotations.with_map(query)

@@ -11,7 +11,6 @@ from jaxtyping import Float, Int
 from tokenizers import AddedToken, Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 from torch import Tensor
-from torch.nn import functional as F
 
 from qkv.core.checks import check_whole
 from qkv.errors import UnsupportedError, must
@@ -26,9 +25,6 @@ SIZE = 8
 
 HEIGHT, WIDTH, LINES, LONGEST = 24, 40, 2, 3
 """A scene's height and width in pixels, its most lines, and the most digits of a line."""
-
-WARP = 0.1
-"""How far a digit for training is warped: the most by which a number of its affine map differs from the identity's."""
 
 HELD_OUT = 10
 """One written digit in so many is held out: scenes for validation show hands that were never seen."""
@@ -55,9 +51,9 @@ def scene(number: int, *, seed: int = 0, held_out: bool = False) -> Scene:
     Raises: UnsupportedError if scikit-learn is not installed.
     """
     pictures, labels = _hands(held_out)
-    chance = generator(seed, number, held_out)
-    # At once, which is several times as fast as one by one.
-    numbers = iter(torch.randint(2**40, (1 + LINES * (2 + 4 * LONGEST),), generator=chance).tolist())
+    # Drawn at once, which is several times as fast as one by one: enough for the largest scene.
+    most = 1 + LINES * (2 + 3 * LONGEST)
+    numbers = iter(torch.randint(2**40, (most,), generator=generator(seed, number, held_out)).tolist())
 
     def draw(count: int) -> int:
         return next(numbers) % count
@@ -73,18 +69,10 @@ def scene(number: int, *, seed: int = 0, held_out: bool = False) -> Scene:
         for place in range(count):
             chosen.append(draw(len(labels)))
             corners.append((base + draw(2), place * wide + draw(wide - SIZE + 1)))
-    hands = pictures[chosen] if held_out else _warped(pictures[chosen], chance)
     image = torch.zeros(1, HEIGHT, WIDTH)
-    for hand, (row, column) in zip(hands, corners, strict=True):
+    for hand, (row, column) in zip(pictures[chosen], corners, strict=True):
         image[0, row : row + SIZE, column : column + SIZE] = hand
     return Scene(image, tuple(labels[chosen].tolist()), tuple(corners))
-
-
-def _warped(hands: Tensor, chance: torch.Generator) -> Tensor:
-    """Turn, stretch, slant and shift digits a little, each by a map of its own: the hands for training are few."""
-    maps = torch.eye(2, 3) + WARP * (2 * torch.rand(len(hands), 2, 3, generator=chance) - 1)
-    places = F.affine_grid(maps, [len(hands), 1, SIZE, SIZE], align_corners=False)
-    return F.grid_sample(hands[:, None], places, align_corners=False)[:, 0].clamp(0, 1)
 
 
 class DigitScenes:

@@ -31,7 +31,7 @@ from qkv.text.digits import (
 from qkv.training.recipe import Recipe
 
 PRESETS = {
-    "quick": Recipe(width=128, layers=1, heads=1, steps=1000, rate=2e-3, tokens=320, vocabulary=len(WORDS)),
+    "quick": Recipe(width=128, layers=1, heads=1, steps=900, rate=2e-3, tokens=384, vocabulary=len(WORDS), dropout=0.0),
     "small": Recipe(width=256, layers=1, heads=1, steps=5000, rate=1e-3, tokens=640, vocabulary=len(WORDS)),
 }
 
