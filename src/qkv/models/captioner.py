@@ -146,8 +146,8 @@ class Captioner(nn.Module):
 
     `attention` makes what chooses where: `soft` or `hard`. Soft attention is pressed to look everywhere about once by
     λ Σᵢ (1 − Σₜ α_ti)² (doubly stochastic). Hard attention learns by REINFORCE, with a moving baseline and an entropy
-    bonus; its reward is the log-likelihood of the words from a choice on, which those before it do not depend on. Half of
-    the pictures take the expected context Σᵢ αᵢ aᵢ instead, through which their loss itself teaches the attention.
+    bonus; its reward is the log-likelihood of the words from a choice on, which those before it do not depend on. A
+    share of the pictures takes the expected context Σᵢ αᵢ aᵢ instead, through which the loss teaches where to look.
 
     Paper: Xu et al. 2015, arXiv:1502.03044.
     Cost: the convolutions, O(height·width·channels²); then for each word O(cells·attention).
