@@ -40,19 +40,29 @@ ATTENTIONS = {"soft": soft, "hard": hard}
 
 
 class CaptionTask:
-    """Learn to say which digits a scene shows, in the order of reading."""
+    """Learn to say which digits a scene shows, in the order of reading.
+
+    `start` is a captioner of the same size to go on from. Hard attention wants a soft one: before the digits are known,
+    no draw is rewarded more than another.
+    """
 
     kind = "caption"
 
-    def __init__(self, recipe: Recipe, *, attention: str = "soft", seed: int = 0) -> None:
+    def __init__(
+        self, recipe: Recipe, *, attention: str = "soft", seed: int = 0, start: Captioner | None = None
+    ) -> None:
         half = recipe.width // 2
         config = CaptionerConfig(
             len(WORDS), HEIGHT, WIDTH, channels=half, embedding=half, hidden=recipe.width, attention=half,
             dropout=recipe.dropout, padding=PADDING,
             # Most of a scene is empty: to look everywhere equally often is not to read.
             double=0.0,
+            # The rewards of whole captions drown the words' own gradient unless they are small.
+            reward=0.1,
         )  # fmt: skip
         self.model = Captioner(config, ATTENTIONS[attention])
+        if start is not None:
+            self.model.load_state_dict(start.state_dict())
         size = max(1, recipe.tokens // (LINES * LONGEST))
         self.batches = DigitScenes(recipe.every, size=size, seed=seed)
         self.validation = DigitScenes(4, size=64, seed=seed, held_out=True)
