@@ -126,6 +126,9 @@ def train(
         str | None, typer.Option(help="translate: a recurrent model's, none, additive, dot, …; caption: soft or hard.")
     ] = None,
     cell: Annotated[str | None, typer.Option(help="translate: gru or lstm, with --attention.")] = None,
+    start: Annotated[
+        str | None, typer.Option(metavar="RUN", help="caption: begin with the weights of another run.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="What chance begins with.")] = 0,
     precision: Annotated[str, typer.Option(help="float32 or bf16.")] = "float32",
     accumulate: Annotated[int, typer.Option(help="Batches of a step, one after another.")] = 1,
@@ -142,7 +145,7 @@ def train(
     }  # fmt: skip
     choices = {
         "tokenizer": tokenizer, "objective": objective, "next_sentence": next_sentence or None,
-        "attention": attention, "cell": cell,
+        "attention": attention, "cell": cell, "start": start,
     }  # fmt: skip
     loop = {
         "seed": seed, "precision": precision, "accumulate": accumulate, "workers": workers, "tensorboard": tensorboard,

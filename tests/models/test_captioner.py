@@ -1,5 +1,7 @@
 """Show, attend and tell: soft and hard, and what both promise."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -8,7 +10,7 @@ from qkv.models.captioner import Captioner, CaptionerConfig, Hard, Soft
 from qkv.text.batching import Sequences
 
 CONFIG = CaptionerConfig(
-    vocabulary=7, height=8, width=16, channels=8, embedding=6, hidden=10, attention_width=5, dropout=0.0
+    vocabulary=7, height=8, width=16, channels=8, embedding=6, hidden=10, attention_width=5, dropout=0.0, expected=0.0
 )
 TOKENS = torch.tensor([[1, 3, 4, 5], [1, 4, 0, 0]])
 TARGET = Sequences(torch.tensor([1, 3, 4, 5, 1, 4]), torch.tensor([4, 2]))
@@ -85,7 +87,7 @@ def test_the_gradient_of_hard_attention_is_that_of_the_expected_loss():
     """One word, so that the reward is its log-likelihood: E[∇] = ∇ Σⱼ αⱼ · loss of looking at j."""
     torch.manual_seed(0)
     config = CaptionerConfig(
-        vocabulary=4, height=4, width=12, channels=4, embedding=4, hidden=5, dropout=0.0, entropy=0.0
+        vocabulary=4, height=4, width=12, channels=4, embedding=4, hidden=5, dropout=0.0, entropy=0.0, expected=0.0
     )
     model = Captioner(config, Hard()).double()
     with torch.no_grad():
@@ -116,6 +118,37 @@ def test_the_gradient_of_hard_attention_is_that_of_the_expected_loss():
     error = drawn.std(0) / len(drawn) ** 0.5
     assert ((drawn.mean(0) - expected).abs() < 4 * error + 1e-12).all()
     assert expected.abs().max() > 5 * error.max()
+
+
+def test_expected_contexts_teach_hard_attention_as_soft_attention_is_taught():
+    torch.manual_seed(0)
+    drawn, looked = Captioner(replace(CONFIG, expected=1.0), Hard()), Captioner(replace(CONFIG, double=0.0), Soft())
+    looked.load_state_dict(drawn.state_dict())
+    with torch.no_grad():
+        # Hard attention's context has no gate: here it is open.
+        looked.gate.weight.zero_()
+        looked.gate.bias.fill_(100)
+    losses = [model.loss(images(), TARGET, TARGETS)[0] for model in (drawn, looked)]
+    torch.testing.assert_close(*losses)
+    first, second = (
+        torch.autograd.grad(loss, list(model.attention.parameters()))
+        for loss, model in zip(losses, (drawn, looked), strict=True)
+    )
+    torch.testing.assert_close(first, second)
+    assert drawn.baseline.value == 0
+
+
+def test_each_picture_draws_whether_its_contexts_are_expected_ones():
+    torch.manual_seed(0)
+    model = Captioner(replace(CONFIG, expected=0.5), Hard())
+    seen = set()
+    for seed in range(40):
+        torch.manual_seed(seed)
+        _, _, choices, expected = model._run(images(), TOKENS)
+        assert len(choices) == 4
+        seen.add(tuple(expected.tolist()))
+    assert len(seen) == 4
+    assert model.eval()._run(images(), TOKENS)[3] is None
 
 
 def test_the_baseline_follows_the_rewards():

@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 
+from qkv.commands.trained import load
 from qkv.errors import ArgumentError, must
 from qkv.folders import find_folder
+from qkv.models.captioner import Captioner
 from qkv.text.tokenizer import (
     END,
     END_OF_TEXT,
@@ -31,7 +33,7 @@ CHOICES: dict[str, dict[str, tuple[str, ...] | None]] = {
     "bert": {"objective": bert.OBJECTIVES, "next_sentence": None, "tokenizer": None},
     "gpt": {"tokenizer": None},
     "translate": {"attention": tuple(translate.ATTENTIONS), "cell": tuple(translate.CELLS), "tokenizer": None},
-    "caption": {"attention": tuple(caption.ATTENTIONS)},
+    "caption": {"attention": tuple(caption.ATTENTIONS), "start": None},
 }
 """What each kind can be told beside its numbers, and the names that are known."""
 
@@ -86,6 +88,8 @@ def make_task(
         if data is not None:
             rule, fix = "be left out", "scenes of handwritten digits are what it learns from in this version"
             raise ArgumentError(must("train caption", "DATA", rule, repr(data), fix))
+        if begun := others.get("start"):
+            others["start"], _ = load("train caption", begun, Captioner)
         torch.manual_seed(seed)
         return caption.CaptionTask(recipe, **others, seed=seed), None
     name = choices.get("tokenizer") or {"bert": "wordpiece", "gpt": "bpe"}.get(kind, "bpe" if data else "characters")

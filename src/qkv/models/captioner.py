@@ -29,7 +29,9 @@ SHRINK = 4
 class CaptionerConfig:
     """The numbers of a captioner. `height` and `width` are the picture's, in pixels, multiples of 4.
 
-    `double` is λ of the doubly stochastic regularisation (soft attention), `entropy` λ_e of hard attention.
+    `double` is λ of the doubly stochastic regularisation (soft attention), `entropy` λ_e and `reward` λ_r of hard
+    attention. `expected` is the share of pictures for which hard attention, while it trains, takes the expected context
+    in place of a draw.
 
     Raises: KindError, ArgumentError for a number out of range.
     """
@@ -44,6 +46,8 @@ class CaptionerConfig:
     dropout: float = 0.1
     double: float = 1.0
     entropy: float = 0.01
+    expected: float = 0.5
+    reward: float = 1.0
     padding: int = 0
 
     def __post_init__(self) -> None:
@@ -54,8 +58,10 @@ class CaptionerConfig:
             if getattr(self, name) % SHRINK:
                 raise ArgumentError(must("CaptionerConfig", name, f"be a multiple of {SHRINK}", getattr(self, name)))
         check_rate("CaptionerConfig", "dropout", self.dropout)
+        check_rate("CaptionerConfig", "expected", self.expected)
         check_number("CaptionerConfig", "double", self.double, "a finite number")
         check_number("CaptionerConfig", "entropy", self.entropy, "a finite number")
+        check_number("CaptionerConfig", "reward", self.reward, "a finite number")
         check_whole("CaptionerConfig", "padding", self.padding, 0, "the token that fills a batch up")
 
     @property
@@ -87,7 +93,11 @@ Looking: TypeAlias = Bahdanau | HardAttention
 
 
 class Features(nn.Module):
-    """The picture as a grid of feature vectors, each of a square of some 16 pixels, with its row and column added."""
+    """The picture as a grid of feature vectors, each of a square of 16 pixels, with its row and column added.
+
+    The vectors are not brought to one length: that of a cell that shows nothing would be the length of all others, and
+    such cells, which are most, would drown what there is to read until the attention is learned.
+    """
 
     def __init__(self, config: CaptionerConfig) -> None:
         super().__init__()
@@ -101,21 +111,22 @@ class Features(nn.Module):
             *_convolve(whole, whole),
             nn.MaxPool2d(2),
         )
-        self.rows = nn.Parameter(torch.randn(rows, 1, whole) * whole**-0.5)
-        self.columns = nn.Parameter(torch.randn(columns, whole) * whole**-0.5)
-        self.norm = nn.LayerNorm(whole)
+        # As large as the features, so that the order of reading can be seen beside what is read.
+        self.rows = nn.Parameter(torch.randn(rows, 1, whole))
+        self.columns = nn.Parameter(torch.randn(columns, whole))
 
     def forward(self, images: Float[Tensor, "batch 1 height width"]) -> Float[Tensor, "batch cells channels"]:
         """Give the grid row by row."""
-        grid = self.norm(self.convolutions(images).movedim(1, -1))
+        grid = self.convolutions(images).movedim(1, -1)
         return (grid + self.rows + self.columns).flatten(1, 2)
 
 
-def _convolve(inside: int, outside: int) -> tuple[nn.Module, nn.Module]:
-    made = nn.Conv2d(inside, outside, 3, padding=1)
-    # The variance stays the same from layer to layer (He et al. 2015, arXiv:1502.01852).
+def _convolve(inside: int, outside: int) -> tuple[nn.Module, nn.Module, nn.Module]:
+    # The paper's convolutions come trained from ImageNet; from nothing they learn with batch normalisation (Ioffe and
+    # Szegedy 2015, arXiv:1502.03167).
+    made = nn.Conv2d(inside, outside, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(made.weight, nonlinearity="relu")
-    return made, nn.ReLU()
+    return made, nn.BatchNorm2d(outside), nn.ReLU()
 
 
 @dataclass(eq=False)
@@ -144,6 +155,7 @@ class Captioner(nn.Module):
     `attention` makes what chooses where: `Soft()` or `Hard()`. Soft attention is pressed to look everywhere about once
     by λ Σᵢ (1 − Σₜ α_ti)² (doubly stochastic). Hard attention learns by REINFORCE, with a moving baseline and an
     entropy bonus; its reward is the log-likelihood of the words from a choice on, as those before do not depend on it.
+    A share of the pictures takes the expected context Σᵢ αᵢ aᵢ instead, through which the loss teaches where to look.
 
     Paper: Xu et al. 2015, arXiv:1502.03044.
     Cost: the convolutions, O(height·width·channels²); then for each word O(cells·attention).
@@ -191,7 +203,7 @@ class Captioner(nn.Module):
             logits, _ = self._step(token, state)
         return logits
 
-    def _step(self, token: Tensor, state: Captioning) -> tuple[Tensor, Choice | None]:
+    def _step(self, token: Tensor, state: Captioning, expected: Tensor | None = None) -> tuple[Tensor, Choice | None]:
         query, choice = state.hidden.unsqueeze(1), None
         if state.annotations is not None:
             context, seen = state.annotations.with_map(query)
@@ -200,6 +212,9 @@ class Captioner(nn.Module):
             seen = choice.map
         state.weights.append(seen.dense()[:, 0, 0])
         context = context.squeeze(1)
+        if expected is not None:
+            mean = (state.weights[-1].unsqueeze(1) @ state.memory).squeeze(1)
+            context = torch.where(expected.unsqueeze(1), mean, context)
         if choice is None:
             context = self.gate(state.hidden).sigmoid() * context
         word = self.tokens(token)
@@ -215,7 +230,7 @@ class Captioner(nn.Module):
 
         Raises: as `start` and `step`.
         """
-        logits, weights, _ = self._run(images, tokens)
+        logits, weights, _, _ = self._run(images, tokens)
         return logits, weights
 
     def loss(
@@ -238,7 +253,7 @@ class Captioner(nn.Module):
         return self._loss(images, tokens, targets), int((targets >= 0).sum())
 
     def _loss(self, images: Tensor, tokens: Tensor, targets: Tensor) -> Tensor:
-        logits, weights, choices = self._run(images, tokens)
+        logits, weights, choices, expected = self._run(images, tokens)
         each = F.cross_entropy(logits.movedim(-1, 1), targets.long(), ignore_index=-1, reduction="none")
         real, total = targets >= 0, each.sum()
         if not self.training:
@@ -246,6 +261,8 @@ class Captioner(nn.Module):
         if not choices:
             seen = (weights * real[..., None]).sum(1)
             return total + self.config.double * ((1 - seen) ** 2).sum()
+        if expected is not None:
+            real = real & ~expected.unsqueeze(1)
         from_here = -each.detach().flip(1).cumsum(1).flip(1)[real]
         if not len(from_here):
             return total
@@ -254,20 +271,24 @@ class Captioner(nn.Module):
             for name in ("index", "log_prob", "entropy")
         )
         one = Choice(index, log_prob, entropy, choices[-1].map)
-        surrogate = reinforce(one, from_here[None], self.baseline.value.clone(), entropy=self.config.entropy)
+        rewards, expected_reward = self.config.reward * from_here[None], self.config.reward * self.baseline.value
+        surrogate = reinforce(one, rewards, expected_reward, entropy=self.config.entropy)
         self.baseline.update(from_here)
         return total + surrogate * len(from_here)
 
-    def _run(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, list[Choice]]:
+    def _run(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, list[Choice], Tensor | None]:
         self._check_images(images)
         check_indices("Captioner", "tokens", tokens, self.config.vocabulary)
         if tokens.ndim != 2 or len(tokens) != len(images) or not tokens.shape[1]:
             rule = f"have the shape [{len(images)}, steps], a row for each picture"
             raise ShapeError(must("Captioner", "tokens", rule, list(tokens.shape)))
         state = self.start(images)
-        steps = [self._step(token, state) for token in tokens.unbind(1)]
+        expected = None
+        if self.training and state.annotations is None:
+            expected = torch.rand(len(images), device=images.device) < self.config.expected
+        steps = [self._step(token, state, expected) for token in tokens.unbind(1)]
         choices = [choice for _, choice in steps if choice is not None]
-        return torch.stack([logits for logits, _ in steps], 1), torch.stack(state.weights, 1), choices
+        return torch.stack([logits for logits, _ in steps], 1), torch.stack(state.weights, 1), choices, expected
 
     def _check_images(self, images: Tensor) -> None:
         if not isinstance(images, Tensor):
