@@ -21,9 +21,6 @@ from qkv.positions.rotary import Rotary
 from qkv.scores.dot import scaled_dot
 from qkv.selections.soft import softmax
 
-TOGETHER = 2
-"""Numbers of the input, for each of the query's matrix, from which on one product for all three pays."""
-
 
 class MultiHead(nn.Module):
     """Attend in several heads: output([headₕ]ₕ), headₕ = attend(Wₕq x, Wₕk m, Wₕv m), m being x itself or a memory.
@@ -142,9 +139,8 @@ class MultiHead(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor, Mask | Tensor | None]:
         """Project, turn by position, and let the cache add its past."""
         source = self._check(x, memory, cache)
-        asked, known, told = self._project(x, source)
-        query = _to_heads(asked, self.heads)
-        key, value = _to_heads(known, self.key_heads), _to_heads(told, self.key_heads)
+        query = _to_heads(self.query(x), self.heads)
+        key, value = _to_heads(self.key(source), self.key_heads), _to_heads(self.value(source), self.key_heads)
         if self.positions is not None:
             keys, queries = key.shape[-2], query.shape[-2]
             places = torch.arange(keys, device=x.device) if cache is None else cache.positions(keys, x.device)
@@ -158,17 +154,6 @@ class MultiHead(nn.Module):
         if shown is not None:
             mask = shown if mask is None else shown & mask
         return query, key, value, mask
-
-    def _project(self, x: Tensor, source: Tensor) -> tuple[Tensor, ...]:
-        """Give query, key and value; many positions of one input meet the three matrices in one product."""
-        linears = (self.query, self.key, self.value)
-        plain = all(type(linear) is nn.Linear and not linear._forward_hooks for linear in linears)
-        # Putting the matrices together costs as much as reading them once more.
-        if source is not x or not plain or x.numel() < TOGETHER * self.query.weight.numel():
-            return self.query(x), self.key(source), self.value(source)
-        weight = torch.cat([linear.weight for linear in linears])
-        bias = None if self.query.bias is None else torch.cat([linear.bias for linear in linears])
-        return nn.functional.linear(x, weight, bias).split([linear.out_features for linear in linears], -1)
 
     def _check(self, x: Tensor, memory: Tensor | None, cache: KeyValueCache | None) -> Tensor:
         for name, tensor, linear in (("x", x, self.query), ("memory", x if memory is None else memory, self.key)):
