@@ -335,3 +335,50 @@ def test_a_copy_of_a_cache_serves_the_layer_that_is_there() -> None:
             there = copy.deepcopy(layer)
             expected = layer(x[:, :1], mask=qkv.causal(), cache=copy.deepcopy(cache))
             torch.testing.assert_close(there(x[:, :1], mask=qkv.causal(), cache=copied), expected)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: Cache(), lambda: Cache(9), lambda: RollingCache(3), lambda: RaggedCache(torch.tensor([4, 1, 2]), 4)],
+)
+@pytest.mark.parametrize("rows", [[2, 0, 1], [1, 1, 1], [0, 2, 2, 1], [2]])
+def test_reordered_rows_go_on_as_those_they_became(make, rows):
+    first, then = torch.randn(2, 3, 2, 4, 5), torch.randn(2, 4, 2, 1, 5)[:, : len(rows)]
+    cache, straight = make(), make()
+    cache.extend(*first)
+    cache.reorder(torch.tensor(rows))
+    if isinstance(straight, RaggedCache):
+        straight.lengths = straight.lengths[rows]
+    straight.extend(*first[:, rows])
+    for got, expected in zip(cache.extend(*then)[:2], straight.extend(*then)[:2], strict=True):
+        assert torch.equal(got, expected)
+    assert torch.equal(torch.as_tensor(cache.position), torch.as_tensor(straight.position))
+
+
+def test_an_empty_cache_has_nothing_to_reorder():
+    cache = Cache()
+    cache.reorder(torch.tensor([1, 0]))
+    assert cache.seen == 0 and cache.key is None
+
+
+@pytest.mark.unhooked
+def test_rows_are_integers():
+    with pytest.raises(errors.KindError) as raised:
+        Cache().reorder(torch.tensor([0.0]))
+    assert str(raised.value) == "Cache: rows must be a tensor of integers; got torch.float32"
+
+
+def test_what_is_written_into_room_is_kept():
+    key, value = torch.randn(2, 3, 2, 4, 5)
+    cache, straight = Cache(), Cache()
+    cache.extend(key, value)
+    straight.extend(key, value)
+    more = torch.randn(2, 3, 2, 1, 5)
+    for store, new in zip(cache.make_room(1), more, strict=True):
+        assert store.shape[-2] >= 5
+        store[..., 4:5, :] = new
+    cache.seen += 1
+    last = torch.randn(2, 3, 2, 1, 5)
+    straight.extend(*more)
+    for got, expected in zip(cache.extend(*last)[:2], straight.extend(*last)[:2], strict=True):
+        assert torch.equal(got, expected)

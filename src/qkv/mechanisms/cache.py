@@ -93,7 +93,10 @@ class KeyValueCache(ABC):
         """
         check_integers(type(self).__name__, "rows", rows)
         if self.key is not None and self.value is not None:
-            self.key, self.value = (_choose(x, rows, self.seen) for x in (self.key, self.value))
+            self.key, self.value = (self._chosen(x, rows.to(x.device)) for x in (self.key, self.value))
+
+    def _chosen(self, kept: Tensor, rows: Tensor) -> Tensor:
+        return kept.index_select(0, rows)
 
     def _check(self, key: Tensor, value: Tensor) -> None:
         name = type(self).__name__
@@ -144,6 +147,14 @@ class GrowingCache(KeyValueCache):
         assert self.key is not None and self.value is not None
         self.key, self.value = (_room(x, x, self.seen, self.seen + count) for x in (self.key, self.value))
         return self.key, self.value
+
+    def _chosen(self, kept: Tensor, rows: Tensor) -> Tensor:
+        chosen = kept[..., : self.seen, :].index_select(0, rows)
+        if rows.shape[0] != kept.shape[0]:
+            return chosen
+        # The store is the cache's own, so its spare room can stay.
+        kept[..., : self.seen, :] = chosen
+        return kept
 
 
 class Cache(GrowingCache):
@@ -267,15 +278,6 @@ def _room(kept: Tensor | None, new: Tensor, filled: int, size: int) -> Tensor:
     if kept is not None:
         store[..., :filled, :] = kept[..., :filled, :]
     return store
-
-
-def _choose(kept: Tensor, rows: Int[Tensor, " rows"], filled: int) -> Tensor:
-    """Copy rows, of a store with spare room what is filled alone."""
-    chosen = kept[..., :filled, :].index_select(0, rows.to(kept.device))
-    if rows.shape[0] != kept.shape[0]:
-        return chosen
-    kept[..., :filled, :] = chosen
-    return kept
 
 
 def _last(x: Tensor, count: int) -> Tensor:

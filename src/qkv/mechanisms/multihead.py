@@ -22,9 +22,6 @@ from qkv.positions.rotary import Rotary
 from qkv.scores.dot import scaled_dot
 from qkv.selections.soft import softmax
 
-TOGETHER = 2
-"""Numbers of the input, for each of the query's matrix, from which on one product for all three pays."""
-
 
 @dataclass(frozen=True, eq=False)
 class Memory:
@@ -164,12 +161,12 @@ class MultiHead(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor, Mask | Tensor | None]:
         """Project, turn by position, and let the cache add its past."""
         self._check(x, memory, cache)
+        query = _to_heads(self.query(x), self.heads)
         if isinstance(memory, Memory):
-            asked, key, value = self.query(x), memory.key, memory.value
+            key, value = memory.key, memory.value
         else:
-            asked, known, told = self._project(x, x if memory is None else memory)
-            key, value = self._make_memory(known, told, cache)
-        query = _to_heads(asked, self.heads)
+            source = x if memory is None else memory
+            key, value = self._make_memory(self.key(source), self.value(source), cache)
         if self.positions is not None:
             keys, queries = key.shape[-2], query.shape[-2]
             # The last query stands at the last key, as for every mask and bias.
@@ -182,17 +179,6 @@ class MultiHead(nn.Module):
         if shown is not None:
             mask = shown if mask is None else shown & mask
         return query, key, value, mask
-
-    def _project(self, x: Tensor, source: Tensor) -> tuple[Tensor, ...]:
-        """Give query, key and value; many positions of one input meet the three matrices in one product."""
-        linears = (self.query, self.key, self.value)
-        plain = all(type(linear) is nn.Linear and not linear._forward_hooks for linear in linears)
-        # Putting the matrices together costs as much as reading them once more.
-        if source is not x or not plain or x.numel() < TOGETHER * self.query.weight.numel():
-            return self.query(x), self.key(source), self.value(source)
-        weight = torch.cat([linear.weight for linear in linears])
-        bias = None if self.query.bias is None else torch.cat([linear.bias for linear in linears])
-        return nn.functional.linear(x, weight, bias).split([linear.out_features for linear in linears], -1)
 
     def _make_memory(self, known: Tensor, told: Tensor, cache: KeyValueCache | None) -> tuple[Tensor, Tensor]:
         """Bring keys, turned by position, and values to their heads."""
