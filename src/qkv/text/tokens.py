@@ -35,7 +35,7 @@ from qkv.text.corpus import encodable
 _BEGIN, _END = b"qkv tokens 1\n\0\0\0", b"complete"
 _FIXED = len(_BEGIN) + 8 + len(_END)
 
-_AT_ONCE = 1 << 20
+_AT_ONCE = 1 << 18
 """Characters that are handed to the tokenizer at once."""
 
 _ABANDONED = 3600.0
@@ -131,7 +131,7 @@ def token_file(
     `identity` names the corpus, by default `texts.identity`, which files have: their names, sizes and times. Documents
     begin with the token `start`, if given. Several processes may make the same file at once.
 
-    Cost: one reading of the texts, a few megabytes of memory.
+    Cost: one reading of the texts; memory for the longest of them, and about 100 MB.
     Raises: ArgumentError if the texts have no identity, or the tokenizer no such token; FileError if the texts are
     broken or empty, or if the path cannot be written or holds something else.
     """
