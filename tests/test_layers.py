@@ -41,7 +41,8 @@ MAY_IMPORT = {
     "lens": {"errors", "files", "core", "attention"},
     "labs": EVERYTHING - {"labs", "integrations"},
     "integrations": EVERYTHING - {"labs", "integrations"},
-    "cli": EVERYTHING,
+    "commands": EVERYTHING,
+    "cli": EVERYTHING | {"commands"},
     "__main__": {"cli"},
     "__init__": EVERYTHING,
 }
