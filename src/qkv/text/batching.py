@@ -95,6 +95,10 @@ class Sequences(_Movable):
         padded[self.rows, self.positions] = values
         return padded
 
+    def split(self) -> tuple[Int[Tensor, " _"], ...]:
+        """Give the sequences one by one."""
+        return self._split
+
     @cached_property
     def _split(self) -> tuple[Tensor, ...]:
         return self.tokens.split(self.lengths.tolist())

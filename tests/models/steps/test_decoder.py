@@ -111,13 +111,14 @@ def test_another_norm_at_the_end_is_refused():
     ],
 )
 def test_what_is_refused_is_left_to_the_modules(choices):
-    model = draw(**choices)
+    # In float64: an unmeasured BatchNorm lets numbers grow, and float32's rounding with them.
+    model = draw(**choices).double()
     tokens = torch.tensor([[3, 4], [5, 6], [7, 8]])
     found, state = steps(model, tokens, [0, 1])
     assert state.steps is False
     for row in range(2):
         alone = model(Sequences.of([SOURCE.split()[row]]), Sequences.of([tokens[:, row]]))
-        torch.testing.assert_close(found[:, row], model.predict_tokens(alone)[1:], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found[:, row], model.predict_tokens(alone)[1:])
 
 
 def test_no_positions_are_no_hindrance():
