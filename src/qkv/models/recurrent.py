@@ -37,6 +37,7 @@ from qkv.mechanisms.hard import Choice, HardAttention, MovingBaseline, reinforce
 from qkv.mechanisms.local import LocalMonotonic, LocalPredictive
 from qkv.mechanisms.luong import Contexts, GlobalAttention
 from qkv.models.cross_entropy import LOGITS, cross_entropy
+from qkv.models.layers import Dropout
 from qkv.models.translation import Packed, check_pairs, check_rows, check_sequences, check_targets, in_rows
 from qkv.scores.additive import Concat
 from qkv.scores.bilinear import Bilinear
@@ -567,7 +568,7 @@ class Recurrent(nn.Module):
         self.choices = {"cell": cell, "attention": attention, "decoder": decoder}
         self.embedding = nn.Embedding(config.vocabulary, config.width)
         nn.init.normal_(self.embedding.weight, std=config.width**-0.5)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.encoder = Encoder(config, cell)
         self.decoder = decoder(config, cell, attention(config.width))
         self.bias = nn.Parameter(torch.zeros(config.vocabulary))

@@ -31,6 +31,7 @@ from qkv.mechanisms.multihead import Memory, MultiHead
 from qkv.models.cross_entropy import cross_entropy
 from qkv.models.layers import (
     Block,
+    Dropout,
     FeedForward,
     MakesScore,
     MakesSelection,
@@ -189,7 +190,7 @@ class Transformer(nn.Module):
         parts: dict[str, Any] = {"positions": turning(positions), "score": score, "select": select}
         self.embedding = nn.Embedding(config.vocabulary, config.width)
         self.positions = positions
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.encoder = nn.ModuleList(
             Block(
                 config.width, config.heads, config.feed_forward, placement,
