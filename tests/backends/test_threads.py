@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 
@@ -168,3 +169,28 @@ def test_the_workers_of_a_loader_attend():
     expected = [torch.stack(step(seed)) for seed in range(4)]
     found = list(DataLoader(Steps(), batch_size=None, num_workers=2, multiprocessing_context="fork", timeout=60))
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timer of that kind")
+def test_no_interrupt_is_lost(threads):
+    """Wherever it comes: between parts, and as a thread begins or ends with them."""
+    fired = caught = 0
+
+    def interrupt(*_):
+        nonlocal fired
+        fired += 1
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for number in range(300):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, (10 + number % 100) * 1e-6)
+                in_parallel(lambda part: sum(range(200)), 8)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except KeyboardInterrupt:
+                caught += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert fired == caught > 0

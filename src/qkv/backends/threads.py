@@ -8,9 +8,11 @@ import ctypes
 import functools
 import itertools
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from threading import Lock
+from contextlib import contextmanager
+from threading import Lock, current_thread, main_thread
 
 import torch
 
@@ -48,7 +50,8 @@ def in_parallel(work: Callable[[int], object], parts: int) -> None:
 
     team = None if _is_child else _team()
     if team is not None:
-        team(_TAKE(take), None, helpers + 1, 0)
+        with _caught(take, failed):
+            team(_TAKE(take), None, helpers + 1, 0)
     else:
         helping = _ask(take, helpers)
         take()
@@ -57,6 +60,27 @@ def in_parallel(work: Callable[[int], object], parts: int) -> None:
                 future.result()
     if failed:
         raise failed[0]
+
+
+@contextmanager
+def _caught(take: Callable[..., None], failed: list[BaseException]) -> Iterator[None]:
+    """Catch what ctypes would print and drop: an interrupt that comes as `take` begins or ends, in the main thread."""
+    if current_thread() is not main_thread():
+        yield
+        return
+    before = sys.unraisablehook
+
+    def caught(found: "sys.UnraisableHookArgs") -> None:
+        if found.object is take and found.exc_value is not None:
+            failed.append(found.exc_value)
+        else:
+            before(found)
+
+    sys.unraisablehook = caught
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 @functools.cache
