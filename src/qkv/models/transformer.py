@@ -44,8 +44,7 @@ from qkv.models.layers import (
     post_norm,
     turning,
 )
-from qkv.models.steps import MOST_ROWS
-from qkv.models.steps.decoder import DecoderSteps, refuses
+from qkv.models.steps.decoder import MOST_ROWS, DecoderSteps, refuses
 from qkv.models.translation import Packed, check_pairs, check_rows, check_sequences, check_targets, in_rows
 from qkv.positions.rotary import Rotary
 from qkv.positions.sinusoidal import sinusoidal

@@ -6,7 +6,7 @@ from torch import nn
 
 import qkv
 from qkv.models.layers import batch_norm, layer_norm, no_positions, post_norm, pre_norm, rms_norm
-from qkv.models.steps.decoder import refuses
+from qkv.models.steps.decoder import DecoderSteps, refuses
 from qkv.models.transformer import Transformer, TransformerConfig
 from qkv.text.batching import Sequences
 
@@ -41,7 +41,7 @@ def steps(model, tokens, rows):
 
 @pytest.mark.parametrize("placement", [pre_norm(), post_norm(), post_norm(layer_norm(epsilon=0.1))])
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("rows", [[0, 1], [0, 0, 0, 1, 1, 1], [1]])
+@pytest.mark.parametrize("rows", [[0, 1], [0, 0, 0, 1, 1, 1], [1], [1] * 4])
 def test_steps_equal_those_of_modules(rows, name, placement):
     model = draw(CONFIGS[name], placement=placement)
     tokens = torch.randint(0, CONFIGS[name].vocabulary, (20, 6), generator=torch.Generator().manual_seed(1))
@@ -54,19 +54,21 @@ def test_steps_equal_those_of_modules(rows, name, placement):
 
 
 def test_many_rows_are_left_to_the_modules_and_come_back(monkeypatch):
-    model = draw()
-    tokens = torch.randint(0, 50, (8, 10), generator=torch.Generator().manual_seed(1))
-    state = model.start(SOURCE)
-    state.reorder(torch.tensor([0] * 5 + [1] * 5))
-    found = []
+    model, calls = draw(), []
+    call = DecoderSteps.__call__
+    monkeypatch.setattr(DecoderSteps, "__call__", lambda *given: calls.append(1) or call(*given))
+    tokens = torch.randint(0, 50, (8, 20), generator=torch.Generator().manual_seed(1))
+    state, found = model.start(SOURCE), []
+    state.reorder(torch.tensor([0] * 10 + [1] * 10))
     for at, step in enumerate(tokens):
         if at == 4:
-            state.reorder(torch.tensor([0, 9]))
-        found.append(model.step(step[: 10 if at < 4 else 2, None], state))
-    for row, source in ((0, 0), (1, 1)):
-        start = 0 if row == 0 else 9
+            assert not calls
+            state.reorder(torch.tensor([0, 19]))
+        found.append(model.step(step[: 20 if at < 4 else 2, None], state))
+    assert len(calls) == 4
+    for row, start in ((0, 0), (1, 19)):
         target = torch.cat((tokens[:4, start], tokens[4:, row]))
-        alone = model(Sequences.of([SOURCE.split()[source]]), Sequences.of([target]))
+        alone = model(Sequences.of([SOURCE.split()[row]]), Sequences.of([target]))
         wanted = model.predict_tokens(alone)
         torch.testing.assert_close(torch.stack([each[row] for each in found[4:]]), wanted[4:], rtol=1e-4, atol=1e-4)
 

@@ -16,6 +16,9 @@ from qkv.models.steps import NARROWEST, _flat, _is_plain, _linear, _norm, _share
 from qkv.scores.dot import scaled_dot
 from qkv.selections.soft import softmax
 
+MOST_ROWS = 16
+"""Rows above which PyTorch's products are as fast; up to here the kernels read a matrix once for four rows."""
+
 
 def refuses(layers: Sequence[nn.Module], norm: nn.Module, head: Tensor) -> str | None:
     """Say what the kernels do not express, or None."""
@@ -61,7 +64,7 @@ class DecoderSteps:
         lengths: Int[Tensor, " sources"],
     ) -> Float[Tensor, "rows vocabulary"]:
         """Take an embedded token of each row through all layers, into the caches, and give the logits of the next."""
-        from qkv.models.steps import kernel
+        from qkv.models.steps import decoder_kernel, kernel
 
         rows, width = x.shape
         stream, sources = x.contiguous().numpy().reshape(-1), lengths.numpy()
@@ -69,10 +72,10 @@ class DecoderSteps:
             layer(stream, rows, cache, memory, sources)
         if self.norm is not None:
             kernel.norm(stream, rows, width, *self.norm, stream)
-        logits, starts = np.empty(rows * self.vocabulary, np.float32), np.arange(rows) * self.vocabulary
+        logits = np.empty(rows * self.vocabulary, np.float32)
         _share(
-            lambda first, last: kernel.product(
-                self.head, first, last, stream, rows, width, width, logits, starts + first
+            lambda first, last: decoder_kernel.products(
+                self.head, first, last, stream, rows, width, self.vocabulary, logits
             ),
             self.vocabulary,
             self.head.size,

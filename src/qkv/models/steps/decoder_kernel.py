@@ -5,14 +5,71 @@ import math
 import numpy as np
 
 from qkv.backends.compiled import kernel
-from qkv.models.steps.kernel import norm, product
+from qkv.backends.decode.kernel import WIDTH, _add_product, _all, _load, _load_last, _prefetch, _store, _sums
+from qkv.models.steps.kernel import AHEAD, norm, product
+
+BLOCK = 16
+"""Rows of a matrix that stay in the first cache while all rows of x meet them."""
+
+
+@kernel
+def _tile(weight, i, second, x, a, b, c, d, width, sums):  # type: ignore[no-untyped-def]
+    """Multiply two rows of a matrix and four rows of x, each number read once for all."""
+    a1 = b1 = c1 = d1 = a2 = b2 = c2 = d2 = _all(np.float32(0))
+    rest = width % WIDTH
+    for j in range(0, width - rest, WIDTH):
+        _prefetch(weight, i + AHEAD + j)
+        _prefetch(weight, second + AHEAD + j)
+        one, two = _load(weight, i + j), _load(weight, second + j)
+        y = _load(x, a + j)
+        a1, a2 = _add_product(a1, y, one), _add_product(a2, y, two)
+        y = _load(x, b + j)
+        b1, b2 = _add_product(b1, y, one), _add_product(b2, y, two)
+        y = _load(x, c + j)
+        c1, c2 = _add_product(c1, y, one), _add_product(c2, y, two)
+        y = _load(x, d + j)
+        d1, d2 = _add_product(d1, y, one), _add_product(d2, y, two)
+    if rest:
+        j = width - WIDTH
+        one, two = _load_last(weight, i + j, rest), _load_last(weight, second + j, rest)
+        y = _load_last(x, a + j, rest)
+        a1, a2 = _add_product(a1, y, one), _add_product(a2, y, two)
+        y = _load_last(x, b + j, rest)
+        b1, b2 = _add_product(b1, y, one), _add_product(b2, y, two)
+        y = _load_last(x, c + j, rest)
+        c1, c2 = _add_product(c1, y, one), _add_product(c2, y, two)
+        y = _load_last(x, d + j, rest)
+        d1, d2 = _add_product(d1, y, one), _add_product(d2, y, two)
+    _store(sums, 0, _sums(a1, b1, c1, d1, a2, b2, c2, d2))
+
+
+@kernel
+def products(weight, first, last, x, rows, width, features, out):  # type: ignore[no-untyped-def]
+    """out[row · features + i] = weight[i] · x[row] for the matrix's rows `first` to `last`."""
+    if rows == 1:
+        product(weight, first, last, x, 1, width, width, out, np.full(1, first))
+        return
+    sums, end = np.empty(8, np.float32), rows - 1
+    for block in range(first, last, BLOCK):
+        stop = min(block + BLOCK, last)
+        for a in range(0, rows, 4):
+            # Past the end, the last row is multiplied again.
+            b, c, d = min(a + 1, end), min(a + 2, end), min(a + 3, end)
+            for i in range(block, stop, 2):
+                second = min(i + 1, stop - 1)
+                _tile(weight, i * width, second * width, x, a * width, b * width, c * width, d * width, width, sums)
+                for at, k in ((0, i), (4, second)):
+                    out[a * features + k] = sums[at]
+                    out[b * features + k] = sums[at + 1]
+                    out[c * features + k] = sums[at + 2]
+                    out[d * features + k] = sums[at + 3]
 
 
 @kernel
 def linear(weight, bias, features, x, rows, width):  # type: ignore[no-untyped-def]
     """Give W x + b of each row."""
     out = np.empty(rows * features, np.float32)
-    product(weight, 0, features, x, rows, width, width, out, np.arange(rows) * features)
+    products(weight, 0, features, x, rows, width, features, out)
     for row in range(rows):
         at = row * features
         for i in range(features):
