@@ -172,8 +172,11 @@ def test_the_workers_of_a_loader_attend():
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timer of that kind")
-def test_no_interrupt_is_lost(threads):
+@pytest.mark.unhooked
+def test_no_interrupt_is_lost(threads, whose):
     """Wherever it comes: between parts, and as a thread begins or ends with them."""
+    if whose == "a pool":
+        pytest.skip("an interrupt inside concurrent.futures may leave its locks held")
     fired = caught = 0
 
     def interrupt(*_):
