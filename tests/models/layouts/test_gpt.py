@@ -234,4 +234,5 @@ def test_other_choices_have_no_place_there(tmp_path):
 def test_a_model_of_no_kind(tmp_path):
     with pytest.raises(errors.UnsupportedError) as raised:
         save_model(torch.nn.Linear(2, 2), tmp_path)
-    assert str(raised.value) == "save_model: model must be one of Bert, Gpt, Transformer, Recurrent, Captioner; got Linear"
+    text = "save_model: model must be one of Bert, Gpt, Transformer, Recurrent, Captioner; got Linear"
+    assert str(raised.value) == text
