@@ -102,3 +102,22 @@ def test_a_pair_with_one_side_is_named(qkv, tmp_path):
 def test_a_vocabulary_larger_than_the_corpus_allows(qkv, corpus):
     status, _, err = qkv("train", "gpt", corpus, "--out", "run", *TINY, "--vocabulary", 8000)
     assert status == 1 and "train_byte_bpe: vocabulary must" in err
+
+
+def test_documents_end_with_any_tokenizer_that_has_an_end(qkv, corpus, tmp_path):
+    given = ("train", "gpt", corpus, *TINY)
+    assert qkv(*given, "--out", "first", "--vocabulary", 300)[0] == 0
+    status, _, err = qkv(*given, "--out", "second", "--tokenizer", tmp_path / "first" / "model")
+    assert status == 0, err
+    ends = [
+        json.loads((tmp_path / run / "model" / "config.json").read_text())["eos_token_id"]
+        for run in ("first", "second")
+    ]
+    assert ends[0] == ends[1] is not None
+
+
+def test_a_run_of_something_else_does_not_go_on(qkv, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{}")
+    status, _, err = qkv("train", "gpt", "--out", "run", "--resume")
+    assert status == 1 and "run.json must say what it is about, as a run of this command does; got no choices" in err

@@ -13,6 +13,7 @@ from qkv.lens.printable import printable
 from qkv.lens.views import text_view
 from qkv.models.bert import Bert
 from qkv.models.generation import fill
+from qkv.text.corpus import encodable
 
 MASK = "[MASK]"
 
@@ -24,7 +25,7 @@ def fill_text(place: str, text: str, *, best: int, see: Path | None) -> None:
     masked = tokenizer.token_to_id(MASK)
     if masked is None:
         raise ArgumentError(must("fill", "the tokenizer", f"have {MASK}", "none"))
-    encoding = tokenizer.encode(text.encode("utf-8", "replace").decode())
+    encoding = tokenizer.encode(encodable(text))
     if masked not in encoding.ids:
         raise ArgumentError(must("fill", "TEXT", f"hold {MASK}", repr(text)))
     if len(encoding.ids) > model.positions:

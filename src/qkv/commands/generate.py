@@ -9,6 +9,7 @@ from qkv.errors import ArgumentError, must
 from qkv.lens.views import text_view
 from qkv.models.generation import NO_TOKEN, beam_search, generate, greedy, sample
 from qkv.models.gpt import Gpt
+from qkv.text.corpus import encodable
 from qkv.text.decoding import Decoder, token_labels
 
 
@@ -27,7 +28,7 @@ def continue_text(
     """Print a text and what a GPT adds to it; with a temperature of 0 the likeliest token each time."""
     check_see(see)
     model, tokenizer = load("generate", place, Gpt)
-    prompt = tokenizer.encode(text.encode("utf-8", "replace").decode(), add_special_tokens=False).ids
+    prompt = tokenizer.encode(encodable(text), add_special_tokens=False).ids
     if not prompt:
         if model.config.end is None:
             raise ArgumentError(must("generate", "TEXT", "hold a token", repr(text)))

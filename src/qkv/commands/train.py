@@ -61,9 +61,12 @@ def begin(
     for name, value in choices.items():
         _check_choice(kind, name, value)
     if resume:
-        about = open_run(out, "train").record().get("about", {})
-        data = about.get("data") if data is None else data
-        recipe, choices = Recipe(**about["recipe"]), {**about["choices"], **choices}
+        before = open_run(out, "train").record().get("about", {})
+        if lost := {"data", "recipe", "choices"} - before.keys():
+            rule = "say what it is about, as a run of this command does"
+            raise ArgumentError(must("train", f"{out}/run.json", rule, f"no {', '.join(sorted(lost))}"))
+        data = before["data"] if data is None else data
+        recipe, choices = Recipe(**before["recipe"]), {**before["choices"], **choices}
     else:
         if preset not in PRESETS[kind]:
             raise ArgumentError(must("train", "--preset", f"be one of {', '.join(PRESETS[kind])}", repr(preset)))
@@ -72,10 +75,9 @@ def begin(
     seed = loop.get("seed", 0)
     task, identity = make_task(kind, data, recipe, choices, seed)
     # What a run may change when it goes on is not part of what it is about.
-    about = {"data": data, "corpus": identity, "recipe": recipe.record(), "choices": dict(choices)}
+    about: dict[str, Any] = {"data": data, "corpus": identity, "recipe": recipe.record(), "choices": dict(choices)}
     if resume:
-        before = open_run(out, "train").record()["about"]["recipe"]
-        about["recipe"] |= {name: before[name] for name in ("steps", "every")}
+        about["recipe"] |= {name: before["recipe"][name] for name in ("steps", "every")}
     return train(task, out, recipe.options(**loop), resume=resume, about=about)
 
 
@@ -100,8 +102,7 @@ def make_task(
     elif kind == "bert":
         prepared = prepare_texts(data, make, how, prose=True)
     else:
-        has_end = name in ("bpe",)
-        prepared = prepare_texts(data, make, how, start=END_OF_TEXT if has_end else None)
+        prepared = prepare_texts(data, make, how, start=END_OF_TEXT)
     torch.manual_seed(seed)
     makes: Any = {"translate": translate.TranslateTask, "bert": bert.BertTask, "gpt": gpt.GptTask}[kind]
     parts = (prepared.training, prepared.held_out)

@@ -14,6 +14,7 @@ from qkv.models.recurrent import Recurrent
 from qkv.models.transformer import Transformer
 from qkv.models.translation import translate
 from qkv.text.batching import Sequences
+from qkv.text.corpus import encodable
 from qkv.text.decoding import token_labels
 from qkv.text.tokenizer import END, START
 
@@ -27,7 +28,7 @@ def translate_texts(place: str, texts: Sequence[str], *, beams: int, length_pena
         raise ArgumentError(must("translate", "the tokenizer", f"have {START} and {END}", "none"))
     encoded = []
     for text in texts:
-        found = tokenizer.encode(text.encode("utf-8", "replace").decode(), add_special_tokens=False).ids
+        found = tokenizer.encode(encodable(text), add_special_tokens=False).ids
         if not found:
             raise ArgumentError(must("translate", "TEXT", "hold a token", repr(text)))
         encoded.append(torch.tensor([*found, end]))

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from qkv.errors import ArgumentError, must
@@ -15,23 +14,11 @@ from qkv.lens.page.build import View, check_page, write_page
 from qkv.lens.printable import printable
 from qkv.lens.reading import Reading
 from qkv.lens.terminal import comparison_table, console, heatmap, telling_table
+from qkv.lens.views import MapLayers
 from qkv.lens.words import Comparison, compare
 
 OWN = b'{\n "generator": "qkv see",'
 """How the numbers that qkv writes begin."""
-
-
-class Layers(Sequence[np.ndarray]):
-    """The weights of a reading, one layer [heads, queries, keys] computed at a time."""
-
-    def __init__(self, reading: Reading) -> None:
-        self.reading = reading
-
-    def __len__(self) -> int:
-        return len(self.reading.maps)
-
-    def __getitem__(self, layer):  # type: ignore[no-untyped-def]
-        return self.reading.weights(layer).numpy()
 
 
 def check_files(out: Path | None, numbers: Path | None) -> None:
@@ -137,7 +124,7 @@ def _look(reading: Reading, layer: int | None, head: int | None, word: Sequence[
 
 
 def _view(reading: Reading, seen: Look) -> View:
-    weights, start = Layers(reading), (seen.layer, seen.head)
+    weights, start = MapLayers(reading.maps), (seen.layer, seen.head)
     return View(reading.text, reading.labels, weights, start, query=seen.query, unknown=reading.unknown)
 
 

@@ -124,11 +124,9 @@ class Masked(_Movable):
         return len(self.targets)
 
 
-@dataclass(frozen=True, eq=False)
-class NextToken(_Movable):
-    """Text to continue: for each token the one that follows, or −1 where there is none."""
+class _Targeted(_Movable):
+    """A batch with a target for each token, or −1 where there is none."""
 
-    sequences: Sequences
     targets: Int[Tensor, " total"]
     counted = ("count",)
 
@@ -139,7 +137,15 @@ class NextToken(_Movable):
 
 
 @dataclass(frozen=True, eq=False)
-class Pairs(_Movable):
+class NextToken(_Targeted):
+    """Text to continue: for each token the one that follows, or −1 where there is none."""
+
+    sequences: Sequences
+    targets: Int[Tensor, " total"]
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs(_Targeted):
     """Text to translate: sequence i of `target` says what sequence i of `source` says.
 
     `target` starts with the start token; `targets` are its tokens one step on, the last of each the end token.
@@ -148,27 +154,15 @@ class Pairs(_Movable):
     source: Sequences
     target: Sequences
     targets: Int[Tensor, " total"]
-    counted = ("count",)
-
-    @cached_property
-    def count(self) -> int:
-        """The number of targets, over which the loss averages."""
-        return int((self.targets >= 0).sum())
 
 
 @dataclass(frozen=True, eq=False)
-class Pictures(_Movable):
+class Pictures(_Targeted):
     """Pictures to describe: sequence i of `target` describes picture i, and is made as in `Pairs`."""
 
     images: Float[Tensor, "batch 1 height width"]
     target: Sequences
     targets: Int[Tensor, " total"]
-    counted = ("count",)
-
-    @cached_property
-    def count(self) -> int:
-        """The number of targets, over which the loss averages."""
-        return int((self.targets >= 0).sum())
 
 
 def generator(seed: int, *place: int) -> torch.Generator:

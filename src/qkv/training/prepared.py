@@ -47,7 +47,8 @@ def prepare_texts(
 ) -> Prepared:
     """Make texts ready: of a file, a folder or a data set, or of Python's own library (its code, or its `prose`).
 
-    A plain file is one document. `how` names how the tokenizer is made.
+    A plain file is one document. `how` names how the tokenizer is made. Documents begin with the token `start`, if the
+    tokenizer has it.
 
     Raises: FileError for what is no text, naming file and line; as the tokenizer's maker.
     """
@@ -55,12 +56,14 @@ def prepare_texts(
         texts = read_texts(data, field, split=each_file)
         folder, identity = _folder(texts.identity, how)
         tokenizer = _tokenizer(folder, texts, make)
+        start = start if start in tokenizer.get_vocab() else None
         both = token_file(folder / "texts.tokens", texts, tokenizer, start=start).split(HELD_OUT)
         return Prepared(tokenizer, both[:1], both[1:], identity)
     read = stdlib.prose if prose else stdlib.code
     name = f"python {sys.version} {'prose' if prose else 'code'}"
     folder, identity = _folder(name, how)
     tokenizer = _tokenizer(folder, _Again(read), make)
+    start = start if start in tokenizer.get_vocab() else None
     training, held_out = (
         token_file(
             folder / f"{'held_out' if side else 'training'}.tokens",
