@@ -223,7 +223,7 @@ def test_a_signal_finishes_the_step_and_is_resumed_to_the_same_bits(tmp_path, nu
 def test_ctrl_c_in_a_process_of_its_own(tmp_path):
     """With two data workers, which a terminal's Ctrl-C reaches too; then a second one."""
     run = tmp_path / "run"
-    asked = {"task": {"pause": 0.2}, "options": {"workers": 2, "accumulate": 3, "steps": 500}}
+    asked = {"task": {"pause": 1.0}, "options": {"workers": 2, "accumulate": 3, "steps": 500}}
 
     def interrupted(times):
         process = start(run, start_new_session=True, **asked)
@@ -246,4 +246,7 @@ def test_ctrl_c_in_a_process_of_its_own(tmp_path):
     assert not outcome["finished"] and "SIGINT: this step is finished and kept; once more to leave at once" in said
     assert f"stopped after step {outcome['step']}, which is kept: the same command with --resume goes on" in said
     assert newest_checkpoint(Run(run).checkpoints)[0].step == outcome["step"]
-    assert "KeyboardInterrupt" in finish(interrupted(3), expect=-signal.SIGINT)
+    # Not SIGINT's own status: what torch does at exit makes it 1, in any program that ends by this.
+    process = interrupted(2)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode != 0 and said.rstrip().endswith("KeyboardInterrupt")

@@ -87,12 +87,15 @@ def train(
             training = _Training(task, run, options, accelerator, checkpoint)
             if accelerator.is_main_process:
                 run.rewrite(record)
-            with Shown(options.steps, training.step, shown=shown and accelerator.is_main_process) as progress:
+            with (
+                Shown(options.steps, training.step, shown=shown and accelerator.is_main_process) as progress,
+                Interrupt(progress.say) as interrupt,
+            ):
                 for name in skipped:
                     progress.say(f"passed over {name}: it was not written to its end")
                 if resume:
                     progress.say(f"going on after step {training.step}")
-                return training.run_to_end(progress)
+                return training.run_to_end(progress, interrupt)
 
 
 class _Training:
@@ -128,7 +131,7 @@ class _Training:
                 self.best, self.best_step = state["best"]["loss"], state["best"]["step"]
             restore_random_states(state["random"])
 
-    def run_to_end(self, progress: Shown) -> Outcome:
+    def run_to_end(self, progress: Shown, interrupt: Interrupt) -> Outcome:
         """Take the steps that are left, or those up to an interrupt."""
         options = self.options
         board = self.run.folder / "tensorboard" if options.tensorboard else None
@@ -138,19 +141,18 @@ class _Training:
         places = range(self.position + self.rank, self.position + left, self.ranks)
         stop, batches = False, micro_batches(self.task.batches, places, options.workers)
         try:
-            with Interrupt(progress.say) as interrupt:
-                if self.step == 0:
-                    # Resuming begins with these weights, whatever it is given; and a full disk is found out now.
+            if self.step == 0:
+                # Resuming begins with these weights, whatever it is given; and a full disk is found out now.
+                self._checkpoint()
+            while self.step < options.steps and not stop:
+                numbers, stop = self._take(batches, interrupt)
+                self._write(**numbers)
+                progress.update(self.step, self.loss, numbers["tokens_per_second"])
+                better = False
+                if self.step % options.validate_every == 0 or self.step == options.steps:
+                    better = self._validate(progress)
+                if better or stop or self.step % options.checkpoint_every == 0 or self.step == options.steps:
                     self._checkpoint()
-                while self.step < options.steps and not stop:
-                    numbers, stop = self._take(batches, interrupt)
-                    self._write(**numbers)
-                    progress.update(self.step, self.loss, numbers["tokens_per_second"])
-                    better = False
-                    if self.step % options.validate_every == 0 or self.step == options.steps:
-                        better = self._validate(progress)
-                    if better or stop or self.step % options.checkpoint_every == 0 or self.step == options.steps:
-                        self._checkpoint()
         finally:
             if self.metrics:
                 self.metrics.close()
