@@ -6,6 +6,7 @@ The common names are here; each lives in the file of its concept, and is importe
 """
 
 import importlib
+from typing import Any
 
 _HOME = {
     "attention": ("attend", "attend_with_map", "attention_map"),
@@ -82,7 +83,7 @@ _WHERE = {name: module for module, names in _HOME.items() for name in names}
 __all__ = sorted(_WHERE)
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     if name == "__version__":
         from importlib.metadata import version
 

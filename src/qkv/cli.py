@@ -226,3 +226,46 @@ def caption(
     from qkv.commands.caption import caption_picture
 
     caption_picture(run, image, number=scene, see=see)
+
+
+lab = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Answer questions about attention by experiments.")
+app.add_typer(lab, name="lab")
+
+Results = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where results are kept.")]
+Language = Annotated[str, typer.Option("--lang", metavar="en|zh", help="The language.")]
+
+
+@lab.command("list")
+def list_labs(out: Results = Path("labs"), lang: Language = "en") -> None:
+    """List the labs, each with its question."""
+    from qkv.commands.lab import list_labs
+
+    list_labs(out, lang)
+
+
+@lab.command("show")
+def show_lab(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A lab.")],
+    out: Results = Path("labs"),
+    lang: Language = "en",
+) -> None:
+    """Show a question, its answer, and what was measured last."""
+    from qkv.commands.lab import show_lab
+
+    show_lab(name, out, lang)
+
+
+@lab.command("run")
+def run_lab(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...|all", help="Which labs.")],
+    seeds: Annotated[int, typer.Option(help="How many seeds, from 0.")] = 3,
+    full: Annotated[bool, typer.Option("--full", help="The larger form, meant for a GPU.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Measure again what is measured already.")] = False,
+    out: Results = Path("labs"),
+    lang: Language = "en",
+) -> None:
+    """Run experiments; what is measured already is not measured again. Exit status 1 if one did not come out."""
+    from qkv.commands.lab import run
+
+    if not run(names, seeds=seeds, full=full, out=out, again=again, language=lang):
+        raise typer.Exit(1)

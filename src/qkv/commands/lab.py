@@ -1,0 +1,88 @@
+"""`qkv lab`: questions about attention, answered by experiments."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from qkv.errors import ArgumentError, must
+from qkv.labs import all_labs, find_lab
+from qkv.labs.lab import Both, Lab, Verdict, means
+from qkv.labs.running.results import Result, figures_of, find_results
+from qkv.labs.running.runner import run_labs
+
+LANGUAGES = ("en", "zh")
+
+
+def list_labs(out: Path, language: str) -> None:
+    """Print each lab with its question, and its verdict if it was run."""
+    say = _sayer(language)
+    for lab in all_labs():
+        results, _ = find_results(out, lab)
+        verdict = f"  [{say(lab.verdict(figures_of(results)).value)}]" if results else ""
+        print(f"{lab.name:12} {say(lab.question)}{verdict}")
+
+
+def show_lab(name: str, out: Path, language: str) -> None:
+    """Print a lab's question and answer, and what it measured last."""
+    lab, say = find_lab(name), _sayer(language)
+    words = {"follow_up": Both("The follow-up", "追问"), "trap": Both("The trap", "陷阱")}
+    print(f"{say(lab.question)}\n\n{say(lab.answer)}")
+    for part, title in words.items():
+        print(f"\n{say(title)}{'：' if language == 'zh' else ': '}{say(getattr(lab, part))}")
+    print()
+    results, wrong = find_results(out, lab)
+    for line in wrong:
+        print(line)
+    if results:
+        print_results(lab, results, language)
+    else:
+        print(say(Both(f"not measured yet: qkv lab run {name}", f"尚未测量：qkv lab run {name}")))
+
+
+def run(names: Sequence[str], *, seeds: int, full: bool, out: Path, again: bool, language: str) -> bool:
+    """Run labs, print what they measured, and say whether every one came out."""
+    if seeds < 1:
+        raise ArgumentError(must("lab run", "--seeds", "be >= 1", seeds))
+    say = _sayer(language)
+    labs = all_labs() if "all" in names else [find_lab(name) for name in dict.fromkeys(names)]
+    form = "full" if full else "quick"
+    failures = run_labs(labs, seeds=seeds, form=form, out=out, again=again)
+    fine = not failures
+    for lab in labs:
+        results, wrong = find_results(out, lab, form)
+        for line in wrong:
+            print(line)
+        if not results:
+            continue
+        print(f"\n{lab.name} · {say(lab.question)}")
+        print_results(lab, results, language)
+        fine = fine and lab.came_out(figures_of(results))
+    for line in failures:
+        print(line)
+    return fine
+
+
+def print_results(lab: Lab, results: Sequence[Result], language: str) -> None:
+    """Print the figures with their spread, the thresholds, and the verdict on each claim."""
+    say, figures = _sayer(language), figures_of(results)
+    averages = means(figures)
+    rules = {threshold.figure: threshold for threshold in lab.thresholds}
+    for name, label in lab.labels.items():
+        values = ", ".join(f"{float(figure[name]):.4g}" for figure in figures)
+        judged = ""
+        if name in rules:
+            came = say(Both("reached", "达到") if rules[name].met(figures) else Both("did not come out", "未达到"))
+            judged = f"   {rules[name].rule}: {came}"
+        print(f"  {say(label)}: {averages[name]:.4g} ({values}){judged}")
+    verdict = lab.verdict(figures)
+    print(f"  → {say(verdict.value)}")
+    if verdict is not Verdict.OPEN:
+        for claim in lab.claims:
+            held = say(Both("so", "属实") if claim.holds(averages) else Both("not so", "不实"))
+            print(f"    [{held}] {say(claim.says)}")
+
+
+def _sayer(language: str) -> Any:
+    if language not in LANGUAGES:
+        raise ArgumentError(must("lab", "--lang", f"be one of {', '.join(LANGUAGES)}", repr(language)))
+    return lambda both: getattr(both, language)

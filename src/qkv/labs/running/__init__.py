@@ -1,0 +1,1 @@
+"""Running labs: processes, results on the disk, a progress bar."""

@@ -1,0 +1,48 @@
+"""One seed of one lab, in a process of its own: `python -m qkv.labs.running.worker NAME FORM SEED OUT`.
+
+What it is doing goes to standard output, a line of JSON at a time.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from qkv.labs import find_lab
+from qkv.labs.lab import Progress
+from qkv.labs.running.results import Result, code_of, device, now, write_result
+from qkv.training.run import versions
+
+EVERY = 0.3
+"""Seconds between two lines."""
+
+
+class Told(Progress):
+    """Tells the parent process."""
+
+    def __init__(self) -> None:
+        self._last = 0.0
+
+    def tell(self, doing: str, done: int = 0, whole: int | None = None) -> None:
+        """Write a line, now and then."""
+        if (at := time.monotonic()) - self._last > EVERY:
+            self._last = at
+            print(json.dumps({"doing": doing, "done": done, "whole": whole}), flush=True)
+
+
+def main(name: str, form: str, seed: int, out: Path) -> None:
+    """Measure and write the result."""
+    lab = find_lab(name)
+    # A result is that of one thread, however many seeds run beside it.
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    code, began = code_of(lab, form), time.monotonic()
+    figures = lab.measure(seed, getattr(lab, form), Told())
+    seconds = round(time.monotonic() - began, 2)
+    write_result(out, Result(name, form, seed, figures, seconds, now(), device(), versions(), code))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]))
