@@ -39,7 +39,8 @@ MAY_IMPORT = {
     "text": {"errors", "files", "folders", "core"},
     "training": ATTENTION | {"models", "text"},
     "lens": {"errors", "files", "core", "attention"},
-    "labs": EVERYTHING - {"labs", "integrations"},
+    # As its users do: by the public names.
+    "labs": EVERYTHING - {"labs", "integrations"} | {"__init__"},
     "integrations": EVERYTHING - {"labs", "integrations"},
     "commands": EVERYTHING,
     "cli": EVERYTHING | {"commands"},
