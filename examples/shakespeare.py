@@ -18,7 +18,7 @@ from qkv.training.prepared import HELD_OUT
 
 OPTIONS = shlex.split(
     "--tokenizer characters --width 256 --layers 4 --heads 4 --positions 256 --tokens 2048 --dropout 0 "
-    "--precision bf16 --rate 2e-3 --warm-up 100 --steps 2800 --every 200"
+    "--precision bf16 --rate 2e-3 --warm-up 100 --steps 2500 --every 250 --position-kind rotary"
 )
 
 

@@ -117,6 +117,9 @@ def train(
     dropout: Annotated[float | None, typer.Option(help="The share dropped while training.")] = None,
     clip: Annotated[float | None, typer.Option(help="The largest norm of the gradients.")] = None,
     every: Annotated[int | None, typer.Option(help="Steps between validations and checkpoints.")] = None,
+    position_kind: Annotated[
+        str | None, typer.Option(help="gpt: learned (GPT-2's), sinusoidal, rotary, alibi or none.")
+    ] = None,
     tokenizer: Annotated[
         str | None, typer.Option(metavar="bpe|wordpiece|unigram|characters|FOLDER", help="How text becomes tokens.")
     ] = None,
@@ -144,8 +147,8 @@ def train(
         "clip": clip, "every": every,
     }  # fmt: skip
     choices = {
-        "tokenizer": tokenizer, "objective": objective, "next_sentence": next_sentence or None,
-        "attention": attention, "cell": cell, "start": start,
+        "tokenizer": tokenizer, "position_kind": position_kind, "objective": objective,
+        "next_sentence": next_sentence or None, "attention": attention, "cell": cell, "start": start,
     }  # fmt: skip
     loop = {
         "seed": seed, "precision": precision, "accumulate": accumulate, "workers": workers, "tensorboard": tensorboard,

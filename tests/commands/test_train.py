@@ -20,6 +20,10 @@ def steps_of(run):
     [
         ("gpt", ["--vocabulary", 300]),
         ("gpt", ["--tokenizer", "characters"]),
+        ("gpt", ["--tokenizer", "characters", "--position-kind", "rotary"]),
+        ("gpt", ["--tokenizer", "characters", "--position-kind", "alibi"]),
+        ("gpt", ["--tokenizer", "characters", "--position-kind", "sinusoidal"]),
+        ("gpt", ["--tokenizer", "characters", "--position-kind", "none"]),
         ("bert", ["--vocabulary", 80]),
         ("bert", ["--vocabulary", 80, "--objective", "spans", "--next-sentence"]),
     ],
@@ -65,6 +69,10 @@ def test_nothing_is_overwritten(qkv, corpus):
         (
             ["gpt", "nowhere.txt", "--out", "run"],
             "read_texts: nowhere.txt must be a file or a folder; got No such",
+        ),
+        (
+            ["gpt", "--out", "run", "--position-kind", "x"],
+            "train gpt: --position-kind must be one of learned, sinusoidal,",
         ),
         (["bert", "--out", "run", "--tokenizer", "bpe"], "train: --tokenizer must be wordpiece, or a folder with one"),
         (["caption", "x", "--out", "run"], "train caption: DATA must be left out; got 'x'"),

@@ -31,7 +31,7 @@ PRESETS = {"bert": bert.PRESETS, "gpt": gpt.PRESETS, "translate": translate.PRES
 
 CHOICES: dict[str, dict[str, tuple[str, ...] | None]] = {
     "bert": {"objective": bert.OBJECTIVES, "next_sentence": None, "tokenizer": None},
-    "gpt": {"tokenizer": None},
+    "gpt": {"tokenizer": None, "position_kind": tuple(gpt.POSITIONS)},
     "translate": {"attention": tuple(translate.ATTENTIONS), "cell": tuple(translate.CELLS), "tokenizer": None},
     "caption": {"attention": tuple(caption.ATTENTIONS), "start": None},
 }

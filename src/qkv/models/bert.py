@@ -145,6 +145,7 @@ class Bert(nn.Module):
         positions = LearnedPositions(config.positions, config.width) if positions is None else positions
         check_placement("Bert", placement)
         check_positions("Bert", positions)
+        self.choices = {"placement": placement, "positions": positions, "score": score, "select": select}
         self.embeddings = Embeddings(config, placement, positions)
         self.layers = nn.ModuleList(
             Block(

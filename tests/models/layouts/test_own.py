@@ -64,6 +64,31 @@ def recurrent(**choices):
     return Recurrent(RecurrentConfig(vocabulary=9, width=8, layers=2), **choices).eval()
 
 
+GPTS = [
+    {"positions": qkv.rotary()},
+    {"positions": qkv.alibi(heads=2), "placement": post_norm(rms_norm()), "select": qkv.topk(2)},
+    {"score": lambda: qkv.Additive(4, 4, 3)},
+]
+BERTS = [{"positions": no_positions()}, {"positions": qkv.sinusoidal(8), "placement": pre_norm(batch_norm())}]
+
+
+def gpt(**choices):
+    torch.manual_seed(0)
+    return qkv.Gpt(qkv.GptConfig(9, 8, 2, 2, 16, 12, end=1), **choices).eval()
+
+
+def bert(heads=("pooler", "masked", "next_sentence"), **choices):
+    torch.manual_seed(0)
+    made = qkv.Bert(qkv.BertConfig(9, 8, 2, 2, 16, 12), **choices).eval()
+    for head in {"pooler", "masked", "next_sentence"} - set(heads):
+        setattr(made, head, None)
+    return made
+
+
+def gpt_that_turns():
+    return gpt(positions=qkv.rotary())
+
+
 MODELS = [(transformer, given) for given in TRANSFORMERS] + [(recurrent, given) for given in RECURRENTS]
 
 
@@ -184,6 +209,18 @@ def reshaped(folder):
             errors.FileError,
             "the tensors that its config.json describes",
         ),
+        (
+            gpt_that_turns,
+            changed(choices=None),
+            errors.FileError,
+            "must describe a GPT; got .* must spell out the model's",
+        ),
+        (
+            gpt_that_turns,
+            changed(choices={"placement": {"part": "system"}}),
+            errors.FileError,
+            "must describe a GPT; got .* placement must name a part",
+        ),
         (recurrent, changed(attention=7), errors.FileError, "must describe a recurrent translator"),
         (recurrent, changed(decoder=None), errors.FileError, "must describe a recurrent translator"),
         (transformer, changed(placement=1.5), errors.FileError, "must describe a Transformer"),
@@ -214,3 +251,42 @@ def test_no_other_model_is_taken_for_it(tmp_path):
         errors.UnsupportedError, match=r"load_bert: model_type in .* must be 'bert'; got 'qkv-transformer'"
     ):
         load_bert(tmp_path)
+
+
+@pytest.mark.parametrize(("make", "given"), [(gpt, given) for given in GPTS] + [(bert, given) for given in BERTS])
+def test_stacks_there_and_back(make, given, tmp_path):
+    model = make(**given)
+    save_model(model, tmp_path)
+    again = load_model(tmp_path)
+    assert type(again) is type(model) and again.config == model.config and not again.training
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == f"qkv-{type(model).__name__.lower()}"
+    tokens = torch.tensor([[1, 4, 2, 8]])
+    assert torch.equal(again(tokens), model(tokens))
+    assert {name: type(part) for name, part in again.choices.items() if name in ("placement", "positions")} == {
+        name: type(part) for name, part in model.choices.items() if name in ("placement", "positions")
+    }
+
+
+@pytest.mark.parametrize("heads", [(), ("pooler",), ("masked",), ("pooler", "next_sentence")], ids=len)
+def test_a_bert_keeps_the_heads_it_has(heads, tmp_path):
+    save_model(bert(heads, positions=qkv.rotary()), tmp_path)
+    again = load_model(tmp_path)
+    assert [head for head in ("pooler", "masked", "next_sentence") if getattr(again, head) is not None] == [*heads]
+
+
+@pytest.mark.parametrize("of_tokens", [False, True])
+def test_a_bert_keeps_its_labels(of_tokens, tmp_path):
+    model = bert(positions=qkv.rotary())
+    model.add_labels(3, of_tokens=of_tokens)
+    save_model(model, tmp_path)
+    again = load_model(tmp_path)
+    kept, other = (again.token_labels, again.labels) if of_tokens else (again.labels, again.token_labels)
+    assert other is None and again.masked is None
+    assert torch.equal(kept.weight, (model.token_labels if of_tokens else model.labels).weight)
+
+
+def test_papers_choices_stay_in_hugging_faces_layout(tmp_path):
+    for number, model in enumerate((gpt(), bert())):
+        save_model(model, tmp_path / str(number))
+    kinds = [json.loads((tmp_path / str(number) / "config.json").read_text())["model_type"] for number in range(2)]
+    assert kinds == ["gpt2", "bert"]

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from qkv.errors import UnsupportedError, must
 from qkv.models.bert import Bert, BertConfig
@@ -66,6 +66,9 @@ class BertLayout(Layout):
         "pruned_heads": ({},),
     }
     layers = ("num_hidden_layers", r"encoder\.layer\.(\d+)\.")
+
+    def fits(self, model: nn.Module) -> bool:
+        return isinstance(model, Bert) and model.is_the_papers
 
     def plain(self, function: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         plain = {}
@@ -133,7 +136,7 @@ def check_papers(function: str, is_the_papers: bool) -> None:
     """Raise UnsupportedError unless a model has the paper's choices alone."""
     if not is_the_papers:
         rule = "have the paper's norms, positions, score and selection, as Hugging Face's layout names no others"
-        fix = "keep such a model by its state_dict"
+        fix = "save_model keeps such a model"
         raise UnsupportedError(must(function, "the model", rule, "other choices", fix))
 
 

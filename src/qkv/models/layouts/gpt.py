@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from qkv.models.gpt import Gpt, GptConfig
 from qkv.models.layouts.bert import check_papers, check_tied
@@ -57,6 +57,9 @@ class GptLayout(Layout):
         "pruned_heads": ({},),
     }
     layers = ("n_layer", r"h\.(\d+)\.")
+
+    def fits(self, model: nn.Module) -> bool:
+        return isinstance(model, Gpt) and model.is_the_papers
 
     def plain(self, function: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         plain = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}

@@ -31,6 +31,10 @@ class Layout(ABC):
     layers: ClassVar[tuple[str, str]]
     """The config's name of the number of layers, and the plain names' pattern of a layer's number."""
 
+    def fits(self, model: nn.Module) -> bool:
+        """Say whether a model can be written so."""
+        return isinstance(model, self.model)
+
     def check(self, function: str, path: object, found: Mapping[str, Any]) -> None:
         """Raise UnsupportedError for a config of what ours does not compute."""
         for field, values in self.supported.items():

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from qkv.errors import ArgumentError, UnsupportedError, must
 from qkv.models import captioner, recurrent
+from qkv.models.bert import Bert, BertConfig
 from qkv.models.captioner import Captioner, CaptionerConfig
+from qkv.models.gpt import Gpt, GptConfig
 from qkv.models.layers import BatchNorm, Block, LayerNorm, NoPositions, PostNorm, PreNorm, RMSNorm
 from qkv.models.layouts.layout import Layout
 from qkv.models.recurrent import Recurrent, RecurrentConfig
@@ -92,9 +94,13 @@ class OwnLayout(Layout):
         return {name: tensors[name].to(kind) if kind else tensors[name] for name, kind in kinds.items()}
 
     def written(self, function: str, model: Any) -> tuple[dict[str, object], dict[str, Tensor]]:
-        config: dict[str, object] = {"model_type": self.kind, **asdict(model.config)}
-        config |= {name: self.spelled(function, name, part) for name, part in self.given(model).items()}
+        choices = {name: self.spelled(function, name, part) for name, part in self.given(model).items()}
+        config = {"model_type": self.kind, **asdict(model.config), **self.placed(choices)}
         return config, self.theirs(model.state_dict())
+
+    def placed(self, choices: dict[str, object]) -> dict[str, object]:
+        """Say where in config.json the spelled choices stand."""
+        return choices
 
     @abstractmethod
     def choices(self, found: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,11 +157,10 @@ class OwnLayout(Layout):
         return (*(kind for kinds in self.roles.values() for kind in kinds), *self.inner)
 
 
-class TransformerLayout(OwnLayout):
-    """A Transformer; a score or a selection with parameters is made once for each layer."""
+class StackLayout(OwnLayout):
+    """A model of blocks; a score or a selection with parameters is made once for each layer."""
 
-    kind, what, model, config_of = "qkv-transformer", "a Transformer", Transformer, TransformerConfig
-    layers = ("layers", r"encoder\.(\d+)\.")
+    layers = ("layers", r"layers\.(\d+)\.")
     roles: ClassVar = {
         "placement": (PreNorm, PostNorm),
         "positions": (Sinusoidal, Rotary, Alibi, NoPositions, LearnedPositions, T5Relative),
@@ -170,9 +175,57 @@ class TransformerLayout(OwnLayout):
             choices["score"] = partial(self.made, "score", found)
         return choices
 
-    def given(self, model: Transformer) -> Mapping[str, object]:
-        attention = cast(Block, model.encoder[0]).attention
+    def given(self, model: Any) -> Mapping[str, object]:
+        attention = cast(Block, self.first(model)).attention
         return {**model.choices, "score": attention.score, "select": attention.select}
+
+    def first(self, model: Any) -> nn.Module:
+        """Give the first block."""
+        return model.layers[0]
+
+
+class TransformerLayout(StackLayout):
+    """A Transformer."""
+
+    kind, what, model, config_of = "qkv-transformer", "a Transformer", Transformer, TransformerConfig
+    layers = ("layers", r"encoder\.(\d+)\.")
+
+    def first(self, model: Transformer) -> nn.Module:
+        return model.encoder[0]
+
+
+class NestedLayout(StackLayout):
+    """A stack whose config has numbers of the same names as choices; these stand by themselves."""
+
+    def placed(self, choices: dict[str, object]) -> dict[str, object]:
+        return {"choices": choices}
+
+    def choices(self, found: Mapping[str, Any]) -> dict[str, Any]:
+        if not isinstance(choices := found.get("choices"), Mapping):
+            raise ArgumentError(must("config.json", "choices", "spell out the model's parts", repr(choices)[:80]))
+        return super().choices(choices)
+
+
+class OwnGptLayout(NestedLayout):
+    """A GPT with other choices than GPT-2's."""
+
+    kind, what, model, config_of = "qkv-gpt", "a GPT", Gpt, GptConfig
+
+
+class OwnBertLayout(NestedLayout):
+    """A BERT with other choices than the paper's, with whichever heads a file holds."""
+
+    kind, what, model, config_of = "qkv-bert", "a BERT", Bert, BertConfig
+
+    def build(self, config: BertConfig, found: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Bert:
+        bert = Bert(config, **self.choices(found))
+        for head in ("pooler", "masked", "next_sentence"):
+            if not any(name.startswith(f"{head}.") for name in tensors):
+                setattr(bert, head, None)
+        for labels in ("labels", "token_labels"):
+            if (weight := tensors.get(f"{labels}.weight")) is not None:
+                bert.add_labels(weight.shape[0], of_tokens=labels == "token_labels")
+        return bert
 
 
 class RecurrentLayout(OwnLayout):

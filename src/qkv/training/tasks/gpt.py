@@ -1,5 +1,6 @@
 """Train a GPT on texts: each token from those before it."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -8,7 +9,11 @@ from torch import Tensor
 from qkv.masks.documents import documents
 from qkv.models.generation import generate, sample
 from qkv.models.gpt import Gpt, GptConfig
+from qkv.models.layers import Positions, no_positions
 from qkv.models.pretrained import save_model
+from qkv.positions.alibi import alibi
+from qkv.positions.rotary import rotary
+from qkv.positions.sinusoidal import sinusoidal
 from qkv.text.batches import NextTokenBatches
 from qkv.text.batching import NextToken
 from qkv.text.decoding import Decoder
@@ -25,14 +30,30 @@ PRESETS = {
     ),
 }  # fmt: skip
 
+POSITIONS: dict[str, Callable[[Recipe], Positions | None]] = {
+    "learned": lambda recipe: None,
+    "sinusoidal": lambda recipe: sinusoidal(recipe.width),
+    "rotary": lambda recipe: rotary(),
+    "alibi": lambda recipe: alibi(recipe.heads),
+    "none": lambda recipe: no_positions(),
+}
+"""What the command line calls the ways to tell a position; GPT-2 learns them."""
+
 
 class GptTask:
-    """Learn to continue texts."""
+    """Learn to continue texts. A model whose positions are not learned is none that transformers knows."""
 
     kind = "gpt"
 
     def __init__(
-        self, recipe: Recipe, tokenizer: Tokenizer, training: TokenFile, held_out: TokenFile, *, seed: int = 0
+        self,
+        recipe: Recipe,
+        tokenizer: Tokenizer,
+        training: TokenFile,
+        held_out: TokenFile,
+        *,
+        position_kind: str = "learned",
+        seed: int = 0,
     ) -> None:
         self.tokenizer, self.length = tokenizer, recipe.positions
         config = GptConfig(
@@ -40,7 +61,7 @@ class GptTask:
             dropout=recipe.dropout, attention_dropout=recipe.dropout, embedding_dropout=recipe.dropout,
             end=training.start,
         )  # fmt: skip
-        self.model = Gpt(config)
+        self.model = Gpt(config, positions=POSITIONS[position_kind](recipe))
         self.batches = NextTokenBatches(training, length=recipe.positions, tokens=recipe.tokens, seed=seed)
         whole = NextTokenBatches(held_out, length=recipe.positions, tokens=recipe.tokens, seed=seed)
         self.validation = First(whole)
