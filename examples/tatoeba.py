@@ -26,8 +26,8 @@ from qkv.text.tokenizer import END, START
 
 MODELS = {"none": ["--attention", "none"], "additive": ["--attention", "additive"], "transformer": []}
 OPTIONS = shlex.split(
-    "--preset small --width 256 --layers 2 --tokens 4096 --vocabulary 4000 --dropout 0.3 --steps 700 --every 100 "
-    "--warm-up 100"
+    "--preset small --width 128 --layers 2 --tokens 4096 --vocabulary 3000 --dropout 0.2 --steps 900 --every 150 "
+    "--rate 2e-3 --warm-up 100"
 )
 EDGES = (5, 7, 9, 12)
 """The most words of a source in each group by length; the last has all that are longer."""

@@ -272,3 +272,14 @@ def run_lab(
 
     if not run(names, seeds=seeds, full=full, out=out, again=again, language=lang):
         raise typer.Exit(1)
+
+
+@lab.command("report")
+def report_labs(
+    out: Results = Path("labs"),
+    full: Annotated[bool, typer.Option("--full", help="Of the larger form.")] = False,
+) -> None:
+    """Write the report of what was measured: a page for each question, in English and Chinese."""
+    from qkv.commands.lab import report
+
+    report(out, full=full)

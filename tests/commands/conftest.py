@@ -3,8 +3,11 @@
 import os
 
 import pytest
+from small_labs import small
 
 from qkv import cli
+
+__all__ = ["corpus", "qkv", "small"]
 
 TEXT = "The cat chased a small grey mouse into its hole. The dog saw the cat and barked at it all day long.\n"
 

@@ -62,6 +62,19 @@ def run(names: Sequence[str], *, seeds: int, full: bool, out: Path, again: bool,
     return fine
 
 
+def report(out: Path, *, full: bool) -> None:
+    """Write the report of all results."""
+    from qkv.labs.report.site import write_report
+
+    labs, results = all_labs(), {}
+    for lab in labs:
+        results[lab.name], wrong = find_results(out, lab, "full" if full else "quick")
+        for line in wrong:
+            print(line)
+    place = write_report(out / "report", labs, results)
+    print(f"report: {place}, open it in a browser")
+
+
 def print_results(lab: Lab, results: Sequence[Result], language: str) -> None:
     """Print the figures with their spread, the thresholds, and the verdict on each claim."""
     say, figures = _sayer(language), figures_of(results)

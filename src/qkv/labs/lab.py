@@ -8,6 +8,7 @@ show and the thresholds judge, and lists, which the plot draws.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -129,6 +130,11 @@ class Lab:
     seconds: float
     alone: bool = False
     dispute: Both | None = None
+
+    @property
+    def source(self) -> Path:
+        """The file that holds it."""
+        return Path(self.measure.__code__.co_filename)
 
     def verdict(self, results: Sequence[Figures]) -> Verdict:
         """Give the verdict on the claims: open unless every threshold is met."""

@@ -123,31 +123,32 @@ def measure(seed: int, size: Size, progress: Progress) -> Figures:
 def plot(figure: "Figure", results: Sequence[Figures], say: Callable[[Both], str]) -> None:
     """Draw both derivatives by width, and recall by width."""
     left, right = figure.subplots(1, 2)
-    for result in results:
-        for start, mark in ((0, "o"), (1, "s")):
-            left.plot(
-                result["widths"], result["by_score"][start::2], mark, color="C0", fillstyle="none" if start else "full"
-            )
-            left.plot(
-                result["widths"], result["by_query"][start::2], mark, color="C1", fillstyle="none" if start else "full"
-            )
-    left.set(
-        xscale="log",
-        yscale="log",
-        xlabel=say(Both("width d of a head", "每头宽度 d")),
-        ylabel=say(Both("norm of the derivative", "导数的范数")),
+    kinds = (
+        ("by_score", "o", Both("∂weights/∂scores", "∂权重/∂分数")),
+        ("by_query", "s", Both("∂weights/∂query", "∂权重/∂查询")),
     )
-    names = list(SCORES)
+    for colour, (name, mark, label) in enumerate(kinds):
+        for start, fill, suffix in (
+            (0, "full", Both(", unscaled", "，不缩放")),
+            (1, "none", Both(", scaled", "，缩放")),
+        ):
+            for number, result in enumerate(results):
+                left.plot(
+                    result["widths"], result[name][start::2], mark, color=f"C{colour}", fillstyle=fill,
+                    label=say(label) + say(suffix) if number == 0 else None,
+                )  # fmt: skip
+    left.set(xscale="log", yscale="log", ylim=(0.03, 12), xlabel=say(Both("width d of a head", "每头宽度 d")))
+    left.set_ylabel(say(Both("norm of the derivative", "导数的范数")))
+    left.legend(fontsize=7, ncols=2, loc="upper left")
+    names = [Both("scaled", "缩放"), Both("unscaled", "不缩放"), Both("additive", "加性")]
     for place, width in enumerate((64, 256)):
-        for at, name in enumerate(names):
+        for at, name in enumerate(SCORES):
             values = [result[f"{name}_{width}"] for result in results]
-            right.plot([at + 0.25 * place] * len(values), values, "os"[place], color=f"C{place}")
-    right.set(
-        xticks=range(len(names)),
-        xticklabels=names,
-        ylim=(0, 1.05),
-        ylabel=say(Both("share answered right", "答对比例")),
-    )
+            named = f"d = {width}" if at == 0 else None
+            right.plot([at + 0.25 * place] * len(values), values, "os"[place], color=f"C{place}", label=named)
+    right.set(xticks=[0.125, 1.125, 2.125], xticklabels=[say(name) for name in names], ylim=(0, 1.05))
+    right.set_ylabel(say(Both("share answered right", "答对比例")))
+    right.legend(loc="lower left")
 
 
 def _rises(means: Means) -> bool:

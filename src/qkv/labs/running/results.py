@@ -1,5 +1,6 @@
 """Results on the disk: a file for each lab, form and seed, from which tables, plots and pages are made again."""
 
+import ast
 import hashlib
 import json
 import os
@@ -7,7 +8,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from qkv.errors import FileError, must
@@ -40,10 +40,22 @@ def result_path(out: Path, lab: str, form: str, seed: int) -> Path:
 
 
 def code_of(lab: Lab, form: str) -> str:
-    """Name the code and the size of an experiment: a result of other code is an older one."""
-    module = _module(lab)
-    source = Path(str(module.__file__)).read_bytes()
-    return hashlib.blake2b(source + repr(getattr(lab, form)).encode(), digest_size=8).hexdigest()
+    """Name the code and the size of an experiment: a result of other code is an older one.
+
+    What is said of it, and how it is drawn, may change.
+    """
+    module = ast.parse(lab.source.read_text(encoding="utf-8"))
+    module.body = [part for part in module.body if not _is_told_or_drawn(part)]
+    for part in ast.walk(module):
+        if isinstance(part, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(part) is not None:
+            part.body = part.body[1:]
+    return hashlib.blake2b((ast.dump(module) + repr(getattr(lab, form))).encode(), digest_size=8).hexdigest()
+
+
+def _is_told_or_drawn(part: ast.stmt) -> bool:
+    if isinstance(part, ast.Assign):
+        return any(isinstance(target, ast.Name) and target.id == "LAB" for target in part.targets)
+    return isinstance(part, ast.FunctionDef) and part.name == "plot"
 
 
 def write_result(out: Path, result: Result) -> None:
@@ -65,7 +77,7 @@ def read_result(path: Path, lab: Lab, form: str) -> Result:
             raise FileError(must("lab", str(path), f"be in format {FORMAT}", found["format"], "run the lab again"))
         result = Result(**found)
         whole = isinstance(result.figures, dict) and result.lab == lab.name and result.form == form
-        if not whole or set(lab.labels) - result.figures.keys():
+        if not whole or not all(isinstance(result.figures.get(name), int | float) for name in lab.labels):
             raise FileError(must("lab", str(path), f"hold all figures of {lab.name}", "others", "run the lab again"))
     except (OSError, ValueError, TypeError, KeyError) as error:
         if isinstance(error, FileError):
@@ -108,9 +120,3 @@ def device() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"CPU, {platform.machine()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
-
-
-def _module(lab: Lab) -> ModuleType:
-    import importlib
-
-    return importlib.import_module(lab.measure.__module__)

@@ -1,0 +1,174 @@
+"""The pages: the list of questions, a page for each lab, the article's mistakes, and the follow-ups."""
+
+import html
+import re
+from collections.abc import Mapping, Sequence
+
+from qkv.labs.lab import Both, Claim, Lab, Verdict, means
+from qkv.labs.report.choices import CHOICES, FOLLOW_UPS
+from qkv.labs.report.code import code
+from qkv.labs.report.frame import both, page
+from qkv.labs.report.plots import svg
+from qkv.labs.running.results import Result, figures_of
+
+Results = Mapping[str, Sequence[Result]]
+"""The results of each lab, by its name; none of one that was not run."""
+
+UNMEASURED = Both("not measured", "未测量")
+
+
+def index(labs: Sequence[Lab], results: Results) -> str:
+    """List the questions: verdict, one line of figures, and the time it took."""
+    measured = [lab for lab in labs if results[lab.name]]
+    seconds = sum(result.seconds for lab in measured for result in results[lab.name])
+    lead = Both(
+        f"{len(measured)} of {len(labs)} questions of an interview article on attention, answered by experiments whose "
+        f"thresholds were fixed beforehand; {seconds / 60:.0f} minutes of computing.",
+        f"一篇注意力面试文章中的 {len(labs)} 个问题，已用事先定好阈值的实验回答 {len(measured)} 个；共计算 {seconds / 60:.0f} 分钟。",
+    )
+    items = "".join(_item(lab, results[lab.name]) for lab in labs)
+    return page(
+        Both("Attention, measured", "实测注意力"), f'<p class="lead">{both(lead)}</p><ol class="list">{items}</ol>'
+    )
+
+
+def _item(lab: Lab, results: Sequence[Result]) -> str:
+    figures = figures_of(results)
+    line, took = both(UNMEASURED), ""
+    if results:
+        numbers = means(figures)
+        line = both(Both(lab.headline.en.format_map(numbers), lab.headline.zh.format_map(numbers)))
+        seconds = sum(result.seconds for result in results)
+        took = both(Both(f"{seconds:.0f} s, {len(results)} seeds", f"{seconds:.0f} 秒，{len(results)} 个种子"))
+    return (
+        f'<li><span class="number">{"·".join(lab.rows)}</span><a href="{lab.name}.html">{both(lab.question)}</a>'
+        f'{_verdict(lab, results)}<span class="headline"><span>{line}</span><span>{took}</span></span></li>'
+    )
+
+
+def lab_page(lab: Lab, results: Sequence[Result]) -> str:
+    """Write the page of a lab: the answer, the claims, what was measured, and the experiment's code."""
+    figures = figures_of(results)
+    parts = [
+        f"<p>{_verdict(lab, results)}</p>",
+        both(lab.answer, "p"),
+        _part(Both("The follow-up", "追问"), both(lab.follow_up, "p")),
+        _part(Both("The trap", "陷阱"), both(lab.trap, "p")),
+        _part(Both("What the article says", "文章怎么说"), _claims(lab.claims, lab, results)),
+    ]
+    if lab.dispute is not None:
+        parts.append(_part(Both("What is disputed", "争议所在"), both(lab.dispute, "p")))
+    if results:
+        plots = "".join(f'<div lang="{name}">{svg(lab, figures, name)}</div>' for name in ("en", "zh"))
+        plot = f'<figure><div class="wide">{plots}</div><figcaption>{both(lab.caption)}</figcaption></figure>'
+        parts += [_part(Both("What was measured", "测得了什么"), plot + _table(lab, results)), _conditions(results)]
+    parts += [
+        _part(Both("Run it again", "重新运行"), f"<pre><code>qkv lab run {lab.name} --seeds 3</code></pre>"),
+        _part(Both("References", "参考文献"), "".join(f"<p>{_linked(paper)}</p>" for paper in lab.papers)),
+        _part(Both("The experiment", "实验代码"), _source(lab)),
+    ]
+    return page(lab.question, "\n".join(parts))
+
+
+def mistakes(labs: Sequence[Lab], results: Results) -> str:
+    """List what the article gets wrong, what is so, and which lab shows it."""
+    parts = []
+    for lab in labs:
+        wrong = [claim for claim in lab.claims if claim.mistake]
+        if wrong:
+            link = f'<p class="quiet"><a href="{lab.name}.html">{both(lab.question)}</a></p>'
+            parts.append(_claims(wrong, lab, results[lab.name]) + link)
+    lead = Both(
+        "What the article says in our own words, what is so, and the experiment that shows it.",
+        "以我们自己的话转述文章的说法、事实如何，以及由哪个实验说明。",
+    )
+    return page(Both("The article’s mistakes", "文章的错误"), f'<p class="lead">{both(lead)}</p>' + "".join(parts))
+
+
+def follow_ups() -> str:
+    """Answer which one to choose, and what is asked next."""
+    parts = [
+        _part(title, "<dl>" + "".join(f"<dt>{both(ask)}</dt><dd>{both(answer)}</dd>" for ask, answer in some) + "</dl>")
+        for title, some in (
+            (Both("Which would you choose, and when?", "你会选哪个，何时选？"), CHOICES),
+            (Both("What is asked next", "接下来会问什么"), FOLLOW_UPS),
+        )
+    ]
+    return page(Both("Choices and follow-ups", "选择与追问"), "".join(parts))
+
+
+def _part(title: Both, inside: str) -> str:
+    return f"<section><h2>{both(title)}</h2>{inside}</section>"
+
+
+def _verdict(lab: Lab, results: Sequence[Result]) -> str:
+    if not results:
+        return f'<span class="verdict none">{both(UNMEASURED)}</span>'
+    verdict = lab.verdict(figures_of(results))
+    return f'<span class="verdict {verdict.name.lower()}">{both(verdict.value)}</span>'
+
+
+def _claims(claims: Sequence[Claim], lab: Lab, results: Sequence[Result]) -> str:
+    figures = figures_of(results)
+    known = bool(results) and lab.verdict(figures) is not Verdict.OPEN
+    items = []
+    for claim in claims:
+        mark = f'<span class="verdict none">{both(UNMEASURED if not results else Verdict.OPEN.value)}</span>'
+        if known:
+            held = claim.holds(means(figures))
+            mark = f'<span class="verdict {"holds" if held else "fails"}">{both((Verdict.HOLDS if held else Verdict.FAILS).value)}</span>'
+        items.append(f'<li><p class="says">{both(claim.says)} {mark}</p><p>{both(claim.truth)}</p></li>')
+    return f'<ul class="claims">{"".join(items)}</ul>'
+
+
+def _table(lab: Lab, results: Sequence[Result]) -> str:
+    figures = figures_of(results)
+    rules = {threshold.figure: threshold for threshold in lab.thresholds}
+    heads = [
+        Both("figure", "数值"),
+        Both("mean", "均值"),
+        Both("each seed", "各种子"),
+        Both("threshold", "阈值"),
+        Both("why", "理由"),
+    ]
+    rows = ["".join(f"<th>{both(head)}</th>" for head in heads)]
+    for name, label in lab.labels.items():
+        values = ", ".join(_number(float(figure[name])) for figure in figures)
+        rule, why = "", ""
+        if name in rules:
+            reached = rules[name].met(figures)
+            word = Both("reached", "达到") if reached else Both("did not come out", "未达到")
+            rule = (
+                f'{html.escape(rules[name].rule)} <span class="{"holds" if reached else "fails"}">{both(word)}</span>'
+            )
+            why = both(rules[name].why)
+        cells = (both(label), _number(means(figures)[name]), values, rule, why)
+        kinds = ("", ' class="figure"', ' class="figure quiet"', ' class="figure"', ' class="quiet"')
+        rows.append("".join(f"<td{kind}>{cell}</td>" for kind, cell in zip(kinds, cells, strict=True)))
+    return f'<div class="wide"><table>{"".join(f"<tr>{row}</tr>" for row in rows)}</table></div>'
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}".replace("-", "−")
+
+
+def _conditions(results: Sequence[Result]) -> str:
+    """Say where and when, and with what."""
+    last = results[-1]
+    versions = ", ".join(f"{name} {version}" for name, version in last.versions.items())
+    seconds = " + ".join(f"{result.seconds:.0f}" for result in results)
+    said = Both(
+        f"{last.form} form, {last.date}, {last.device}; {versions}; {seconds} s",
+        f"{'快速' if last.form == 'quick' else '完整'}形式，{last.date}，{last.device}；{versions}；{seconds} 秒",
+    )
+    return f'<p class="quiet">{both(said)}</p>'
+
+
+def _source(lab: Lab) -> str:
+    text = lab.source.read_text(encoding="utf-8")
+    return f"<details><summary>qkv/labs/{lab.source.name}</summary><pre><code>{code(text)}</code></pre></details>"
+
+
+def _linked(paper: str) -> str:
+    """Link an arXiv number."""
+    return re.sub(r"arXiv:(\d{4}\.\d{4,5})", r'<a href="https://arxiv.org/abs/\1">arXiv:\1</a>', html.escape(paper))

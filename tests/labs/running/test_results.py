@@ -1,0 +1,62 @@
+"""Results there and back; what is broken or older is named."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from qkv import errors
+from qkv.labs.running.results import Result, code_of, device, figures_of, find_results, now, read_result, write_result
+
+
+@pytest.fixture
+def result(small):
+    figures = {"x": 2.0, "curve": [1, 2]}
+    return Result("small", "quick", 0, figures, 1.5, now(), device(), {"torch": "2"}, code_of(small, "quick"))
+
+
+def test_there_and_back(small, result, tmp_path):
+    for seed in (10, 2):
+        write_result(tmp_path, replace(result, seed=seed))
+    found, wrong = find_results(tmp_path, small)
+    assert [one.seed for one in found] == [2, 10] and not wrong
+    assert found[1] == replace(result, seed=10) and figures_of(found) == [result.figures] * 2
+    assert find_results(tmp_path, small, "full") == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda text: text[: len(text) // 2], "must be a result; got JSONDecodeError"),
+        (lambda text: "[]", "must be a result; got TypeError"),
+        (lambda text: "", "must be a result"),
+        (lambda text: json.dumps(json.loads(text) | {"format": 9}), "must be in format 1; got 9"),
+        (lambda text: json.dumps(json.loads(text) | {"code": "0"}), "must be of this version of the lab; got an older"),
+        (lambda text: json.dumps(json.loads(text) | {"figures": {}}), "must hold all figures of small"),
+        (lambda text: json.dumps(json.loads(text) | {"figures": {"x": "much"}}), "must hold all figures of small"),
+        (lambda text: json.dumps(json.loads(text) | {"more": 1}), "must be a result; got TypeError"),
+    ],
+)
+def test_what_is_no_result_is_named_and_passed_over(small, result, tmp_path, change, complaint):
+    write_result(tmp_path, result)
+    write_result(tmp_path, replace(result, seed=1))
+    path = tmp_path / "results" / "small.quick.0.json"
+    path.write_text(change(path.read_text()))
+    found, wrong = find_results(tmp_path, small)
+    assert [one.seed for one in found] == [1]
+    assert len(wrong) == 1 and str(path) in wrong[0] and complaint in wrong[0]
+    with pytest.raises(errors.FileError):
+        read_result(path, small, "quick")
+
+
+def test_a_folder_that_cannot_be_made(result, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(errors.FileError, match="must be a folder that can be written to; got"):
+        write_result(tmp_path / "file", result)
+
+
+def test_words_and_plots_may_change_and_sizes_may_not(small):
+    code = code_of(small, "quick")
+    assert code_of(replace(small, answer=small.question, seconds=9.0), "quick") == code
+    assert code_of(replace(small, quick=replace(small.quick, factor=3.0)), "quick") != code
+    assert code_of(small, "full") != code

@@ -1,0 +1,64 @@
+"""Labs in processes: results, failures, resuming, and Ctrl-C."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from qkv.labs.running.results import find_results
+from qkv.labs.running.runner import run_labs
+
+pytestmark = pytest.mark.slow
+
+
+def test_seeds_are_measured_once(small, tmp_path):
+    assert run_labs([small], seeds=3, form="quick", out=tmp_path) == []
+    results, wrong = find_results(tmp_path, small)
+    assert [result.figures["x"] for result in results] == [2.0, 4.0, 6.0] and not wrong
+    stamps = [path.stat().st_mtime_ns for path in sorted((tmp_path / "results").iterdir())]
+    (tmp_path / "results" / "small.quick.1.json").write_text("broken")
+    assert run_labs([small], seeds=3, form="quick", out=tmp_path) == []
+    after = [path.stat().st_mtime_ns for path in sorted((tmp_path / "results").iterdir())]
+    assert [was == now for was, now in zip(stamps, after, strict=True)] == [True, False, True]
+
+
+def test_one_that_fails_says_so_and_the_others_go_on(small, tmp_path, monkeypatch):
+    monkeypatch.setenv("SMALL_0", "fails")
+    monkeypatch.setenv("SMALL_2", "dies")
+    failures = run_labs([small], seeds=4, form="quick", out=tmp_path)
+    assert sorted(failures) == ["small, seed 0: ValueError: no luck today", "small, seed 2: ended by signal 9"]
+    assert [result.seed for result in find_results(tmp_path, small)[0]] == [1, 3]
+
+
+def test_ctrl_c_keeps_the_finished_ones_and_leaves_no_process(small, tmp_path, monkeypatch):
+    monkeypatch.setenv("SMALL_1", "sleeps")
+    monkeypatch.setenv("SMALL_2", "sleeps")
+    command = [sys.executable, "-m", "qkv", "lab", "run", "small", "--out", str(tmp_path / "labs")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    first = tmp_path / "labs" / "results" / "small.quick.0.json"
+    deadline = time.monotonic() + 100
+    while not first.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert [result.seed for result in find_results(tmp_path / "labs", small)[0]] == [0]
+    assert workers_for(tmp_path) == []
+
+
+def workers_for(folder):
+    """Name the processes that still work for a folder; those that ended wait for nobody."""
+    found = []
+    for number in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{number}/cmdline", "rb") as file:
+                words = file.read()
+        except OSError:
+            continue
+        if str(folder).encode() in words and b"worker" in words:
+            found.append(number)
+    return found

@@ -1,0 +1,92 @@
+"""Thresholds and verdicts: what is reached, and what follows from it."""
+
+from dataclasses import replace
+
+import pytest
+
+from qkv import errors
+from qkv.labs import NAMES, all_labs, find_lab
+from qkv.labs.lab import Both, Claim, Progress, Verdict, at_least, at_most, between, means
+from qkv.labs.scaling import LAB
+
+WHY = Both("because", "因为")
+
+
+@pytest.mark.parametrize(
+    ("threshold", "values", "met"),
+    [
+        (at_least("x", 2.0, WHY), [1.0, 3.0], True),
+        (at_least("x", 2.0, WHY), [1.0, 2.9], False),
+        (at_least("x", 2.0, WHY, every=True), [1.9, 3.0], False),
+        (at_most("x", 0.0, WHY, every=True), [0.0, 0.0], True),
+        (at_most("x", 2.0, WHY), [2.0, 2.1], False),
+        (between("x", 1.0, 2.0, WHY), [0.5, 2.0], True),
+        (between("x", 1.0, 2.0, WHY), [0.5, 1.4], False),
+        (at_least("x", 0.0, WHY), [float("nan"), 1.0], False),
+        (at_least("x", 0.0, WHY), [float("inf")], False),
+        (at_most("x", 0.0, WHY), [float("-inf")], False),
+        (at_most("other", 5.0, WHY), [1.0], False),
+    ],
+)
+def test_a_threshold_is_met_or_not(threshold, values, met):
+    assert threshold.met([{"x": value} for value in values]) is met
+
+
+def test_rules_are_written():
+    rules = [
+        at_least("x", 0.08, WHY),
+        at_most("x", 2.0, WHY),
+        between("x", -0.1, 0.1, WHY),
+        between("x", 0.0, 0.0, WHY),
+    ]
+    assert [threshold.rule for threshold in rules] == ["≥ 0.08", "≤ 2", "-0.1 … 0.1", "= 0"]
+
+
+def claim(limit):
+    return Claim(WHY, WHY, lambda means: means["x"] > limit)
+
+
+@pytest.mark.parametrize(
+    ("limits", "dispute", "verdict"),
+    [
+        ((0, 1), None, Verdict.HOLDS),
+        ((0, 9), None, Verdict.WITHIN_LIMITS),
+        ((9, 9), None, Verdict.FAILS),
+        ((0, 9), WHY, Verdict.DISPUTED),
+        ((0, 0), WHY, Verdict.HOLDS),
+    ],
+)
+def test_the_verdict_follows_from_the_figures(limits, dispute, verdict):
+    lab = replace(LAB, thresholds=(at_least("x", 2.0, WHY),), claims=tuple(map(claim, limits)), dispute=dispute)
+    assert lab.verdict([{"x": 2.0}, {"x": 3.0}]) is verdict
+    assert lab.verdict([{"x": 1.0}]) is Verdict.OPEN and lab.verdict([]) is Verdict.OPEN
+
+
+def test_means_are_of_numbers():
+    assert means([{"x": 1, "list": [1, 2]}, {"x": 2.0, "list": []}]) == {"x": 1.5}
+    assert means([]) == {}
+
+
+def test_progress_gives_what_it_was_given():
+    told = []
+
+    class Told(Progress):
+        def tell(self, doing, done=0, whole=None):
+            told.append((doing, done, whole))
+
+    assert list(Told().over(range(2), "it")) == [0, 1]
+    assert told == [("it", 0, 2), ("it", 1, 2)]
+
+
+def test_unknown_names_suggest_the_nearest():
+    with pytest.raises(
+        errors.ArgumentError, match=r"^lab: NAME must be one of .*; got 'scalling' \(did you mean scaling\?\)"
+    ):
+        find_lab("scalling")
+    with pytest.raises(errors.ArgumentError, match=r"`qkv lab list` names them"):
+        find_lab("zzzzz")
+
+
+def test_each_name_is_its_labs_own():
+    assert [lab.name for lab in all_labs()] == list(NAMES)
+    assert len(set(NAMES)) == len(NAMES)
