@@ -45,9 +45,9 @@ bench: $(DEV) $(MODEL) ## compare speed, after a check that the results agree
 	@echo "bench: every case is checked for correctness, then timed"
 	$(PYTHON) -m benchmarks.run
 
-lab: ## answer a question about attention by an experiment (not in this version)
-	@echo "lab: this version of qkv has no labs$(if $(NAME), and so no $(NAME)); CHANGELOG.md says what it has" >&2
-	@exit 1
+lab: $(BASE) $(MODEL) ## answer a question about attention by an experiment: make lab NAME=scaling, or all of them
+	@echo "lab: experiments with thresholds that were fixed beforehand, then the report"
+	@status=0; .venv/bin/qkv lab run $(or $(NAME),all) || status=$$?; .venv/bin/qkv lab report && exit $$status
 
 docs: $(DEV) $(MODEL) ## build the documentation
 	@echo "docs: building the documentation"
@@ -64,7 +64,7 @@ $(BASE): pyproject.toml constraints.txt
 	@echo "install: .venv, PyTorch and qkv (once; it takes some minutes)"
 	@$(PYTHON3) -m venv .venv
 	@$(INSTALL) torch==2.13.0
-	@$(INSTALL) --editable '.[digits]'
+	@$(INSTALL) --editable '.[digits,plots]'
 	@touch $@
 
 $(MODEL): $(BASE)

@@ -21,6 +21,9 @@ Figures = dict[str, Any]
 Means = Mapping[str, float]
 """The means over the seeds, of the figures that are numbers."""
 
+# An integer is a number too, for those who check.
+Number = int | float
+
 _Item = TypeVar("_Item")
 
 
@@ -50,8 +53,8 @@ class Threshold:
     """
 
     figure: str
-    least: float | None
-    most: float | None
+    least: Number | None
+    most: Number | None
     why: Both
     every: bool = False
 
@@ -73,17 +76,17 @@ class Threshold:
         return f"≥ {self.least:g}" if self.least is not None else f"≤ {self.most:g}"
 
 
-def at_least(figure: str, least: float, why: Both, *, every: bool = False) -> Threshold:
+def at_least(figure: str, least: Number, why: Both, *, every: bool = False) -> Threshold:
     """Ask that a figure is not below a number."""
     return Threshold(figure, least, None, why, every)
 
 
-def at_most(figure: str, most: float, why: Both, *, every: bool = False) -> Threshold:
+def at_most(figure: str, most: Number, why: Both, *, every: bool = False) -> Threshold:
     """Ask that a figure is not above a number."""
     return Threshold(figure, None, most, why, every)
 
 
-def between(figure: str, least: float, most: float, why: Both, *, every: bool = False) -> Threshold:
+def between(figure: str, least: Number, most: Number, why: Both, *, every: bool = False) -> Threshold:
     """Ask that a figure lies between two numbers."""
     return Threshold(figure, least, most, why, every)
 
