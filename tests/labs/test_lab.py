@@ -39,7 +39,7 @@ def test_rules_are_written():
         between("x", -0.1, 0.1, WHY),
         between("x", 0.0, 0.0, WHY),
     ]
-    assert [threshold.rule for threshold in rules] == ["≥ 0.08", "≤ 2", "-0.1 … 0.1", "= 0"]
+    assert [threshold.rule for threshold in rules] == ["≥ 0.08", "≤ 2", "−0.1 … 0.1", "= 0"]
 
 
 def claim(limit):

@@ -6,7 +6,7 @@ from typing import Any
 
 from qkv.errors import ArgumentError, must
 from qkv.labs import all_labs, find_lab
-from qkv.labs.lab import Both, Lab, Verdict, means
+from qkv.labs.lab import Both, Lab, Verdict, means, written
 from qkv.labs.running.results import Result, figures_of, find_results
 from qkv.labs.running.runner import run_labs
 
@@ -81,12 +81,12 @@ def print_results(lab: Lab, results: Sequence[Result], language: str) -> None:
     averages = means(figures)
     rules = {threshold.figure: threshold for threshold in lab.thresholds}
     for name, label in lab.labels.items():
-        values = ", ".join(f"{float(figure[name]):.4g}" for figure in figures)
+        values = ", ".join(written(figure[name]) for figure in figures)
         judged = ""
         if name in rules:
             came = say(Both("reached", "达到") if rules[name].met(figures) else Both("did not come out", "未达到"))
             judged = f"   {rules[name].rule}: {came}"
-        print(f"  {say(label)}: {averages[name]:.4g} ({values}){judged}")
+        print(f"  {say(label)}: {written(averages[name])} ({values}){judged}")
     verdict = lab.verdict(figures)
     print(f"  → {say(verdict.value)}")
     if verdict is not Verdict.OPEN:

@@ -10,6 +10,8 @@ from qkv.labs.lab import Lab
 
 NAMES: tuple[str, ...] = (
     "scaling",
+    "cost",
+    "memory",
     "vocabulary",
 )
 """The labs, in the order of the questions."""

@@ -70,10 +70,10 @@ class Threshold:
     def rule(self) -> str:
         """Write the rule: ≥ 0.08."""
         if self.least == self.most:
-            return f"= {self.least:g}"
+            return f"= {written(self.most or 0.0)}"
         if self.least is not None and self.most is not None:
-            return f"{self.least:g} … {self.most:g}"
-        return f"≥ {self.least:g}" if self.least is not None else f"≤ {self.most:g}"
+            return f"{written(self.least)} … {written(self.most)}"
+        return f"≥ {written(self.least)}" if self.least is not None else f"≤ {written(self.most or 0.0)}"
 
 
 def at_least(figure: str, least: Number, why: Both, *, every: bool = False) -> Threshold:
@@ -167,6 +167,13 @@ class Progress:
 
     def tell(self, doing: str, done: int = 0, whole: int | None = None) -> None:
         """Tell what is being done, and how much of how much."""
+
+
+def written(value: Number) -> str:
+    """Write a number for readers: four digits, or all of a large whole one."""
+    if float(value).is_integer() and abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.4g}".replace("-", "−")
 
 
 def means(results: Sequence[Figures]) -> dict[str, float]:

@@ -4,7 +4,7 @@ import html
 import re
 from collections.abc import Mapping, Sequence
 
-from qkv.labs.lab import Both, Claim, Lab, Verdict, means
+from qkv.labs.lab import Both, Claim, Lab, Verdict, means, written
 from qkv.labs.report.choices import CHOICES, FOLLOW_UPS
 from qkv.labs.report.code import code
 from qkv.labs.report.frame import both, page
@@ -133,7 +133,7 @@ def _table(lab: Lab, results: Sequence[Result]) -> str:
     ]
     rows = ["".join(f"<th>{both(head)}</th>" for head in heads)]
     for name, label in lab.labels.items():
-        values = ", ".join(_number(float(figure[name])) for figure in figures)
+        values = ", ".join(written(float(figure[name])) for figure in figures)
         rule, why = "", ""
         if name in rules:
             reached = rules[name].met(figures)
@@ -142,14 +142,10 @@ def _table(lab: Lab, results: Sequence[Result]) -> str:
                 f'{html.escape(rules[name].rule)} <span class="{"holds" if reached else "fails"}">{both(word)}</span>'
             )
             why = both(rules[name].why)
-        cells = (both(label), _number(means(figures)[name]), values, rule, why)
+        cells = (both(label), written(means(figures)[name]), values, rule, why)
         kinds = ("", ' class="figure"', ' class="figure quiet"', ' class="figure"', ' class="quiet"')
         rows.append("".join(f"<td{kind}>{cell}</td>" for kind, cell in zip(kinds, cells, strict=True)))
     return f'<div class="wide"><table>{"".join(f"<tr>{row}</tr>" for row in rows)}</table></div>'
-
-
-def _number(value: float) -> str:
-    return f"{value:.4g}".replace("-", "−")
 
 
 def _conditions(results: Sequence[Result]) -> str:
