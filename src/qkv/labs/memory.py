@@ -44,9 +44,10 @@ class Linear(nn.Module):
     def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, None]:
         inputs, states = self.inward(x), []
         state = torch.zeros_like(x[:, 0]) if state is None else state[0]
-        matrix = self.onward.weight
+        # As a matrix once: it is made of its parameters each time it is asked for.
+        onward = self.onward(torch.eye(x.shape[-1]))
         for step in range(x.shape[1]):
-            state = state @ matrix.mT + inputs[:, step]
+            state = state @ onward + inputs[:, step]
             states.append(state)
         return torch.stack(states, 1), None
 
@@ -66,7 +67,7 @@ def lstm(width: int) -> nn.LSTM:
     """Make an LSTM that begins by keeping what it has: its forget gates open with a bias of 1."""
     made = nn.LSTM(width, width, batch_first=True)
     with torch.no_grad():
-        made.bias_ih_l0[width : 2 * width] = 1.0
+        dict(made.named_parameters())["bias_ih_l0"][width : 2 * width] = 1.0
     return made
 
 
@@ -119,7 +120,8 @@ TASKS = {"one": one, "pairs": pairs}
 
 def depth(out: Tensor) -> int:
     """Count the operations that wait for one another: the longest way back from an output to what it is made of."""
-    order, ways = [], [(out.grad_fn, False)]
+    order: list[Any] = []
+    ways: list[tuple[Any, bool]] = [(out.grad_fn, False)]
     seen = set()
     while ways:
         node, done = ways.pop()
@@ -128,7 +130,7 @@ def depth(out: Tensor) -> int:
         elif node is not None and node not in seen:
             seen.add(node)
             ways += [(node, True), *((before, False) for before, _ in node.next_functions)]
-    longest: dict[object, int] = {None: 0}
+    longest: dict[Any, int] = {None: 0}
     for node in order:
         longest[node] = 1 + max((longest[before] for before, _ in node.next_functions), default=0)
     return longest[out.grad_fn]
