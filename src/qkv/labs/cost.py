@@ -70,7 +70,8 @@ def rivals(width: int) -> dict[str, Callable[[Tensor], object]]:
 @torch.no_grad()
 def seconds(width: int, length: int, times: int) -> dict[str, float]:
     """Time each on the same input, in turns, on one thread."""
-    x, found = torch.randn(1, length, width), {name: [] for name in ("attention", "lstm", "product")}
+    x = torch.randn(1, length, width)
+    found: dict[str, list[float]] = {name: [] for name in ("attention", "lstm", "product")}
     made = rivals(width)
     for turn in range(times + 2):
         for name, run in made.items():
