@@ -9,6 +9,7 @@ from qkv.errors import ArgumentError, must
 from qkv.labs.lab import Lab
 
 NAMES: tuple[str, ...] = (
+    "formula",
     "scaling",
     "masks",
 )
