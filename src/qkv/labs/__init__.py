@@ -12,6 +12,7 @@ NAMES: tuple[str, ...] = (
     "formula",
     "scaling",
     "masks",
+    "bert_gpt",
 )
 """The labs, in the order of the questions."""
 

@@ -243,6 +243,7 @@ def plot(figure: "Figure", results: Sequence[Figures], say: Callable[[Both], str
             xlabel=say(Both("changed token j", "被改动的词元 j")),
             ylabel=say(Both("logits at i", "位置 i 的输出")),
         )
+        axes.grid(False)
     for name, style, label in (
         ("causal", "-", Both("causal mask", "因果掩码")),
         ("unmasked", ":", Both("no mask", "无掩码")),
