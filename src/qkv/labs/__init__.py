@@ -9,9 +9,12 @@ from qkv.errors import ArgumentError, must
 from qkv.labs.lab import Lab
 
 NAMES: tuple[str, ...] = (
+    "formula",
     "scaling",
     "cost",
     "memory",
+    "masks",
+    "bert_gpt",
     "vocabulary",
 )
 """The labs, in the order of the questions."""
