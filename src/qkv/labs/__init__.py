@@ -8,7 +8,7 @@ import importlib
 from qkv.errors import ArgumentError, must
 from qkv.labs.lab import Lab
 
-NAMES: tuple[str, ...] = ("scaling", "heads")
+NAMES: tuple[str, ...] = ("scaling", "hard", "local", "heads")
 """The labs, in the order of the questions."""
 
 
