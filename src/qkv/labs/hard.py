@@ -124,7 +124,7 @@ def estimate(seed: int, size: Size, progress: Progress) -> Figures:
     torch.manual_seed(seed)
     choosing = Choosing.draw(size, torch.Generator().manual_seed(seed))
     exact, statistic, freedom = choosing.exact(), 0.0, 0
-    bare, moving = [], []
+    bare, moving = list[float](), list[float]()
     for offset in progress.over(size.offsets, "gradients"):
         for baseline, ratios in ((None, bare), (qkv.MovingBaseline().double(), moving)):
             found = choosing.reinforced(size, offset, baseline)
@@ -149,7 +149,7 @@ def estimate(seed: int, size: Size, progress: Progress) -> Figures:
 
 def written(scenes: int, held_out: bool) -> tuple[Tensor, Tensor]:
     """Give the digits of some scenes one by one, each a row of pixels, and what they are."""
-    pixels, labels = [], []
+    pixels, labels = list[Tensor](), list[int]()
     for number in range(scenes):
         one = scene(number, held_out=held_out)
         labels += one.digits
@@ -275,8 +275,8 @@ def plot(figure: "Figure", results: Sequence[Figures], say: Callable[[Both], str
     for at, result in enumerate(results):
         for name, mark, color in (("bare", "s--", "C1"), ("moving", "o-", "C0")):
             text = say(Both("no baseline", "无基线") if name == "bare" else Both("moving baseline", "滑动基线"))
-            style = {"fillstyle": "none", "linewidth": 0.8, "label": None if at else text}
-            axes["A"].plot(shift, result[name], mark, color=color, **style)
+            label = None if at else text
+            axes["A"].plot(shift, result[name], mark, color=color, fillstyle="none", linewidth=0.8, label=label)
     axes["A"].set(
         yscale="log",
         xlabel=say(Both("offset of the reward", "奖励的偏移")),

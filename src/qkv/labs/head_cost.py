@@ -116,6 +116,7 @@ def costs(size: Size, progress: Progress) -> Figures:
     x = torch.randn(1, size.length, size.width)
     operations, scores = [], []
     for layer in layers:
+        # The counter sees products of matrices: the map's and the sum by it are spelled out.
         with FlopCounterMode(display=False) as counter:
             _, seen = layer.with_map(x)
             seen.dense() @ torch.zeros(1, layer.heads, size.length, size.width // layer.heads)

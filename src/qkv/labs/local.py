@@ -126,6 +126,8 @@ def plot(figure: "Figure", results: Sequence[Figures], say: Callable[[Both], str
         xlabel=say(Both("length (tokens)", "长度（词元）")),
         ylabel=say(Both("pairs computed", "计算的对数")),
     )
+    axes["B"].set_xticks(results[0]["lengths"], [str(length) for length in results[0]["lengths"]])
+    axes["B"].minorticks_off()
     axes["B"].legend()
     for letter, name in zip("CDE", names, strict=True):
         axes[letter].imshow(results[0]["maps"][f"{name}_reversal"], vmin=0, vmax=1, cmap="Greys")
