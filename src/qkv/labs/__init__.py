@@ -8,6 +8,7 @@ import importlib
 from qkv.errors import ArgumentError, must
 from qkv.labs.lab import Lab
 
+<<<<<<< HEAD
 NAMES: tuple[str, ...] = (
     "formula",
     "scaling",
@@ -16,6 +17,10 @@ NAMES: tuple[str, ...] = (
     "masks",
     "bert_gpt",
     "vocabulary",
+    "hard",
+    "local",
+    "heads",
+    "head_cost",
 )
 """The labs, in the order of the questions."""
 
