@@ -8,7 +8,7 @@ import importlib
 from qkv.errors import ArgumentError, must
 from qkv.labs.lab import Lab
 
-NAMES: tuple[str, ...] = ("scaling",)
+NAMES: tuple[str, ...] = ("scaling", "norms")
 """The labs, in the order of the questions."""
 
 
