@@ -9,6 +9,7 @@ from qkv.errors import ArgumentError, must
 from qkv.labs.lab import Lab
 
 <<<<<<< HEAD
+<<<<<<< HEAD
 NAMES: tuple[str, ...] = (
     "formula",
     "scaling",
@@ -17,6 +18,7 @@ NAMES: tuple[str, ...] = (
     "masks",
     "bert_gpt",
     "vocabulary",
+    "norms",
     "hard",
     "local",
     "heads",
