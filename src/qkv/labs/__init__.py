@@ -8,8 +8,6 @@ import importlib
 from qkv.errors import ArgumentError, must
 from qkv.labs.lab import Lab
 
-<<<<<<< HEAD
-<<<<<<< HEAD
 NAMES: tuple[str, ...] = (
     "formula",
     "scaling",
