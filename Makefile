@@ -20,7 +20,7 @@ DEV := .venv/.dev
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(BASE) $(MODEL) ## see a pretrained BERT attend to three sentences
+demo: $(BASE) $(MODEL) ## see a pretrained BERT attend to three sentences, and a question measured
 	@echo "demo: one word, three meanings, through a pretrained BERT"
 	@mkdir -p demo
 	.venv/bin/qkv see \
@@ -28,6 +28,9 @@ demo: $(BASE) $(MODEL) ## see a pretrained BERT attend to three sentences
 		"Mickey Mouse is my favourite Disney character." \
 		"Click the left button of the mouse to open the file." \
 		--word mouse --out demo/index.html
+	@echo "demo: the article's formula, measured; all the other questions: make lab"
+	.venv/bin/qkv lab run formula --out demo/labs
+	.venv/bin/qkv lab report --out demo/labs
 
 test: $(DEV) $(MODEL) ## run every test
 	@echo "test: every test with the shapes checked, then those that run without the checks"
