@@ -8,7 +8,7 @@ import importlib
 from qkv.errors import ArgumentError, must
 from qkv.labs.lab import Lab
 
-NAMES: tuple[str, ...] = ("scaling", "hard", "local", "heads", "head_cost")
+NAMES: tuple[str, ...] = ("scaling", "alignment", "hard", "local", "heads", "head_cost")
 """The labs, in the order of the questions."""
 
 
