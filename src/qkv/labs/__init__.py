@@ -11,6 +11,7 @@ from qkv.labs.lab import Lab
 NAMES: tuple[str, ...] = (
     "formula",
     "scaling",
+    "alignment",
     "cost",
     "memory",
     "masks",
