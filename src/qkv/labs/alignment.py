@@ -66,7 +66,7 @@ def train(
         total, count = model.loss(pairs.source, pairs.target, pairs.targets)
         return total / count
 
-    fit(model.parameters(), loss, steps=steps, rate=size.rate, progress=progress, doing=doing)
+    fit(model.parameters(), loss, steps=steps, rate=size.rate, cool_down=steps // 3, progress=progress, doing=doing)
     model.eval()
 
 
