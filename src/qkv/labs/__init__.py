@@ -12,7 +12,10 @@ NAMES: tuple[str, ...] = (
     "formula",
     "scaling",
     "masks",
+    "matrix",
     "bert_gpt",
+    "vocabulary",
+    "embeddings",
 )
 """The labs, in the order of the questions."""
 
