@@ -30,7 +30,7 @@ class Size:
     """The numbers of positions for what stores the matrix, for what does not, and of heads."""
 
     stored: tuple[int, ...] = (1024, 2048, 4096, 8192)
-    streamed: tuple[int, ...] = (4096, 8192, 16384, 32768)
+    streamed: tuple[int, ...] = (1024, 4096, 16384)
     heads: tuple[int, ...] = (1, 2, 4)
     heads_at: int = 2048
 
@@ -112,7 +112,7 @@ def measure(seed: int, size: Size, progress: Progress) -> Figures:
     figures |= {"stored_longest": size.stored[-1], "streamed_longest": size.streamed[-1]}
     by_heads = [measured("stored", h, size.heads_at) for h in progress.over(size.heads, "memory by heads")]
     figures |= {"heads_mib": by_heads, "heads_slope": slope(size.heads, by_heads)}
-    # Scores, the scaled scores and the weights: at least one is whole, and never more than three.
+    # Scores and what is made of them: two stand side by side.
     figures["matrices"] = figures["stored_most"] * 2**20 / (4 * size.stored[-1] ** 2)
     torch.manual_seed(seed)
     x, memory = torch.randn(1, 6, 32), torch.randn(1, 10, 32)
