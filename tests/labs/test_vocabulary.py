@@ -28,6 +28,7 @@ def _prose(held_out: bool) -> list[str]:
     return list(prose(held_out=held_out))
 
 
+@pytest.mark.slow
 def test_a_small_run():
     figures = check_lab(LAB, SMALL)
     same_again(LAB, SMALL, figures)
@@ -45,6 +46,7 @@ def test_words_and_the_unseen():
     assert unseen(Counter(a=3, b=1), {"a"}) == 1 / 4
 
 
+@pytest.mark.slow
 def test_transformers_counts_the_same():
     transformers = pytest.importorskip("transformers")
     large = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
