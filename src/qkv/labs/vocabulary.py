@@ -156,18 +156,14 @@ def plot(figure: "Figure", results: Sequence[Figures], say: Callable[[Both], str
     """Draw the words of a growing corpus, what is unknown in it, and the table's share."""
     left, middle, right = figure.subplots(1, 3)
     for result in results:
-        left.plot(result["corpus_words"], result["word_types"], "o-", color="C0", linewidth=1)
-        middle.plot(
-            result["corpus_words"], [100 * each for each in result["word_unseen"]], "o-", color="C0", linewidth=1
-        )
-        middle.plot(result["corpus_words"][-1:], [100 * result["bpe_lost"]], "s", color="C1", fillstyle="none")
-    words_read = say(Both("words read", "已读词数"))
-    left.set(xscale="log", yscale="log", xlabel=words_read, ylabel=say(Both("different words", "不同的词数")))
+        read = [count / 1000 for count in result["corpus_words"]]
+        left.plot(read, [count / 1000 for count in result["word_types"]], "o-", color="C0", linewidth=1)
+        middle.plot(read, [100 * share for share in result["word_unseen"]], "o-", color="C0", linewidth=1)
+        middle.plot(read[-1:], [100 * result["bpe_lost"]], "s", color="C1", fillstyle="none")
+    words_read = say(Both("words read, thousands", "已读词数，千"))
+    left.set(xlabel=words_read, ylabel=say(Both("different words, thousands", "不同的词数，千")), ylim=(0, None))
     middle.set(
-        xscale="log",
-        xlabel=words_read,
-        ylabel=say(Both("unknown in held-out text, %", "留出文本中的未知比例，%")),
-        ylim=(-1, None),
+        xlabel=words_read, ylabel=say(Both("unknown in held-out text, %", "留出文本中的未知比例，%")), ylim=(-1, None)
     )
     names = {"transformer": "Transformer", "bert_base": "BERT\nbase", "bert_large": "BERT\nlarge", "gpt2": "GPT-2"}
     shares = [100 * results[0][f"{name}_table"] for name in names]
@@ -260,7 +256,7 @@ LAB = Lab(
             "held-out words unknown, table of all words seen", "留出词中的未知比例，表含所有见过的词"
         ),
         "frequent_unknown": Both(
-            "held-out words unknown, table of the 8,000 most frequent", "留出词中的未知比例，表含最常见的 8000 词"
+            "held-out words unknown, table as long as the pieces'", "留出词中的未知比例，表与子词表一样大"
         ),
         "bpe_unknown": Both("held-out tokens unknown, byte BPE", "留出词元中的未知比例，字节 BPE"),
         "bpe_lost": Both("held-out texts that byte BPE does not give back", "字节 BPE 不能还原的留出文本比例"),
