@@ -18,6 +18,7 @@ def unmet(figures: Figures) -> set[str]:
     return {threshold.figure for threshold in LAB.thresholds if not threshold.met([figures])}
 
 
+@pytest.mark.slow
 def test_a_small_run():
     figures = check_lab(LAB, SMALL)
     same_again(LAB, SMALL, figures)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ class Size:
 
 def make(size: Size) -> tuple[qkv.Bert, qkv.Gpt]:
     """Make both of the same blocks, the norm first, and begin with the very same weights in them."""
-    numbers = {"vocabulary": size.symbols + 1, "width": size.width, "layers": size.layers, "heads": 4}
+    numbers: dict[str, Any] = {"vocabulary": size.symbols + 1, "width": size.width, "layers": size.layers, "heads": 4}
     numbers |= {"feed_forward": 4 * size.width, "positions": 2 * size.half, "dropout": 0.0, "attention_dropout": 0.0}
     gpt = qkv.Gpt(qkv.GptConfig(**numbers, embedding_dropout=0.0))
     bert = qkv.Bert(qkv.BertConfig(**numbers, tanh_gelu=True), placement=qkv.pre_norm())
@@ -171,7 +171,7 @@ def plot(figure: "Figure", results: Sequence[Figures], say: Callable[[Both], str
                 places, right_at, mark, color=colour, fillstyle="none" if name == "gpt" else "full", label=legend
             )
     right.set(
-        xlabel=say(Both("place of the token in the mirrored row", "词元在镜像序列中的位置")),
+        xlabel=say(Both("place of the token", "词元的位置")),
         ylabel=say(Both("share told right", "预测正确比例")),
         ylim=(0, 1.05),
     )
