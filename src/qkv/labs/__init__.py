@@ -8,7 +8,7 @@ import importlib
 from qkv.errors import ArgumentError, must
 from qkv.labs.lab import Lab
 
-NAMES: tuple[str, ...] = ("scaling", "contextual", "norms", "placement")
+NAMES: tuple[str, ...] = ("scaling", "cost", "contextual", "norms", "placement")
 """The labs, in the order of the questions."""
 
 
