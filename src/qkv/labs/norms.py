@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import mean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -129,14 +129,14 @@ def over_time(norm: str, size: Size, chance: torch.Generator) -> float:
 def restored(norm: str, size: Size, chance: torch.Generator) -> float:
     """Normalise, then scale by γ = √(variance + ε) and shift by β = mean: the largest error, in standard deviations."""
     x = torch.randn(size.batch, size.width, generator=chance) * 3 + torch.randn(size.width, generator=chance)
-    module = NORMS[norm](size.width)
+    module = cast(nn.LayerNorm | nn.BatchNorm1d, NORMS[norm](size.width))
     with torch.no_grad():
         module.weight.copy_((x.var(0, correction=0) + module.eps).sqrt())
         module.bias.copy_(x.mean(0))
         return float((module(x) - x).abs().max() / x.std())
 
 
-def sigmoid_net(norm: str | None, size: Size, seed: int, text: Tensor, progress: Progress) -> tuple[float, float]:
+def sigmoid_net(norm: str, size: Size, seed: int, text: Tensor, progress: Progress) -> tuple[float, float]:
     """Train a deep sigmoid net to guess a letter from the four before it: its last losses, and the derivatives < .01."""
     torch.manual_seed(seed)
     chance = torch.Generator().manual_seed(seed)
@@ -144,7 +144,7 @@ def sigmoid_net(norm: str | None, size: Size, seed: int, text: Tensor, progress:
     bends = []
     for _ in range(size.deep):
         bends.append(nn.Sigmoid())
-        steps += [nn.Linear(size.width, size.width), *([NORMS[norm](size.width)] if norm else []), bends[-1]]
+        steps += [nn.Linear(size.width, size.width), *([NORMS[norm](size.width)] if norm in NORMS else []), bends[-1]]
     net = nn.Sequential(*steps, nn.Linear(size.width, SYMBOLS))
 
     def batch() -> tuple[Tensor, Tensor]:
@@ -155,7 +155,7 @@ def sigmoid_net(norm: str | None, size: Size, seed: int, text: Tensor, progress:
         tokens, target = batch()
         return F.cross_entropy(net(tokens), target)
 
-    doing = f"sigmoid net, {norm or 'no'} norm"
+    doing = f"sigmoid net, norm: {norm}"
     losses = fit(net.parameters(), loss, steps=size.deep_steps, rate=size.rate, progress=progress, doing=doing)
     seen: list[Tensor] = []
     for bend in bends:
@@ -189,9 +189,8 @@ def measure(seed: int, size: Size, progress: Progress) -> Figures:
         figures |= {f"{name}_{norm}": value for name, value in found.items()}
         figures[f"time_{norm}"] = over_time(norm, size, torch.Generator().manual_seed(20_000 + seed))
         figures[f"restored_{norm}"] = restored(norm, size, torch.Generator().manual_seed(30_000 + seed))
-    for norm in (None, *NORMS):
-        name = norm or "none"
-        figures[f"deep_loss_{name}"], figures[f"starved_{name}"] = sigmoid_net(norm, size, seed, text, progress)
+    for name in ("none", *NORMS):
+        figures[f"deep_loss_{name}"], figures[f"starved_{name}"] = sigmoid_net(name, size, seed, text, progress)
     return figures
 
 
