@@ -2,6 +2,7 @@
 
 import ast
 import hashlib
+import importlib
 import json
 import os
 import time
@@ -42,14 +43,27 @@ def result_path(out: Path, lab: str, form: str, seed: int) -> Path:
 def code_of(lab: Lab, form: str) -> str:
     """Name the code and the size of an experiment: a result of other code is an older one.
 
-    What is said of it, and how it is drawn, may change.
+    The code is that of the lab and of what it takes from `labs`. What is said of it, and how it is drawn, may change.
     """
-    module = ast.parse(lab.source.read_text(encoding="utf-8"))
+    own = _bare(lab.source)
+    taken = sorted(
+        part.module
+        for part in own.body
+        if isinstance(part, ast.ImportFrom) and part.module and part.module.startswith("qkv.labs.")
+    )
+    others = [_bare(Path(str(importlib.import_module(name).__file__))) for name in taken if name != Lab.__module__]
+    texts = [*map(ast.dump, (own, *others)), repr(getattr(lab, form))]
+    return hashlib.blake2b("".join(texts).encode(), digest_size=8).hexdigest()
+
+
+def _bare(path: Path) -> ast.Module:
+    """Read code without what is told or drawn."""
+    module = ast.parse(path.read_text(encoding="utf-8"))
     module.body = [part for part in module.body if not _is_told_or_drawn(part)]
     for part in ast.walk(module):
         if isinstance(part, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(part) is not None:
             part.body = part.body[1:]
-    return hashlib.blake2b((ast.dump(module) + repr(getattr(lab, form))).encode(), digest_size=8).hexdigest()
+    return module
 
 
 def _is_told_or_drawn(part: ast.stmt) -> bool:
