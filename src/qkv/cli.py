@@ -261,7 +261,8 @@ def show_lab(
 @lab.command("run")
 def run_lab(
     names: Annotated[list[str], typer.Argument(metavar="NAME...|all", help="Which labs.")],
-    seeds: Annotated[int, typer.Option(help="How many seeds, from 0.")] = 3,
+    seeds: Annotated[int, typer.Option(help="How many seeds.")] = 3,
+    first_seed: Annotated[int, typer.Option(help="The first of them.")] = 0,
     full: Annotated[bool, typer.Option("--full", help="The larger form, meant for a GPU.")] = False,
     again: Annotated[bool, typer.Option("--again", help="Measure again what is measured already.")] = False,
     out: Results = Path("labs"),
@@ -270,7 +271,7 @@ def run_lab(
     """Run experiments; what is measured already is not measured again. Exit status 1 if one did not come out."""
     from qkv.commands.lab import run
 
-    if not run(names, seeds=seeds, full=full, out=out, again=again, language=lang):
+    if not run(names, seeds=seeds, first_seed=first_seed, full=full, out=out, again=again, language=lang):
         raise typer.Exit(1)
 
 

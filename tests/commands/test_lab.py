@@ -18,6 +18,7 @@ def test_list_and_show(qkv):
         (["show", "scalling"], "(did you mean scaling?)"),
         (["run", "scalling"], "(did you mean scaling?)"),
         (["run", "scaling", "--seeds", 0], "lab run: --seeds must be >= 1; got 0"),
+        (["run", "scaling", "--first-seed", -1], "lab run: --first-seed must be >= 0; got -1"),
         (["list", "--lang", "de"], "lab: --lang must be one of en, zh; got 'de'"),
     ],
 )
@@ -31,6 +32,8 @@ def test_run_and_report(qkv, small, tmp_path):
     status, out, err = qkv("lab", "run", "all", "--seeds", 2, "--out", "labs")
     assert status == 0, err
     assert "small: 3 (2, 4)   ≥ 3: reached" in out and "→ holds" in out
+    status, out, _ = qkv("lab", "run", "small", "--seeds", 1, "--first-seed", 7, "--out", "labs")
+    assert status == 0 and "small: 16 (16)" in out
     status, out, _ = qkv("lab", "report", "--out", "labs")
     assert status == 0 and (tmp_path / "labs" / "report" / "index.html").is_file()
     status, out, _ = qkv("lab", "run", "small", "--seeds", 1, "--out", "labs1")

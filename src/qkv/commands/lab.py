@@ -39,17 +39,23 @@ def show_lab(name: str, out: Path, language: str) -> None:
         print(say(Both(f"not measured yet: qkv lab run {name}", f"尚未测量：qkv lab run {name}")))
 
 
-def run(names: Sequence[str], *, seeds: int, full: bool, out: Path, again: bool, language: str) -> bool:
+def run(
+    names: Sequence[str], *, seeds: int, first_seed: int, full: bool, out: Path, again: bool, language: str
+) -> bool:
     """Run labs, print what they measured, and say whether every one came out."""
     if seeds < 1:
         raise ArgumentError(must("lab run", "--seeds", "be >= 1", seeds))
+    if first_seed < 0:
+        raise ArgumentError(must("lab run", "--first-seed", "be >= 0", first_seed))
+    asked = range(first_seed, first_seed + seeds)
     say = _sayer(language)
     labs = all_labs() if "all" in names else [find_lab(name) for name in dict.fromkeys(names)]
     form = "full" if full else "quick"
-    failures = run_labs(labs, seeds=seeds, form=form, out=out, again=again)
+    failures = run_labs(labs, seeds=asked, form=form, out=out, again=again)
     fine = not failures
     for lab in labs:
         results, wrong = find_results(out, lab, form)
+        results = [result for result in results if result.seed in asked]
         for line in wrong:
             print(line)
         if not results:

@@ -24,15 +24,15 @@ LOOK = 0.2
 """Seconds between two looks at the processes."""
 
 
-def run_labs(labs: Sequence[Lab], *, seeds: int, form: str, out: Path, again: bool = False) -> list[str]:
+def run_labs(labs: Sequence[Lab], *, seeds: Sequence[int], form: str, out: Path, again: bool = False) -> list[str]:
     """Measure the seeds that are not measured yet; labs that measure time come last, one seed at a time.
 
     Gives what went wrong, a line each. Stopped in whatever way, it leaves the results of the seeds that are finished.
     """
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    wanted = [(lab, seed) for lab in labs for seed in range(seeds) if again or not _is_there(out, lab, form, seed)]
-    if kept := len(labs) * seeds - len(wanted):
-        console.print(f"{kept} of {len(labs) * seeds} are measured already", markup=False)
+    wanted = [(lab, seed) for lab in labs for seed in seeds if again or not _is_there(out, lab, form, seed)]
+    if kept := len(labs) * len(seeds) - len(wanted):
+        console.print(f"{kept} of {len(labs) * len(seeds)} are measured already", markup=False)
     columns = (BarColumn(20), TextColumn("{task.description}"), TimeElapsedColumn(), TimeRemainingColumn())
     failures = []
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
