@@ -14,6 +14,9 @@ from qkv.labs.running.results import Result, figures_of
 Results = Mapping[str, Sequence[Result]]
 """The results of each lab, by its name; none of one that was not run."""
 
+MANY = 16
+"""More figures than these are folded."""
+
 UNMEASURED = Both("not measured", "未测量")
 
 
@@ -122,29 +125,34 @@ def _claims(claims: Sequence[Claim], lab: Lab, results: Sequence[Result]) -> str
 
 
 def _table(lab: Lab, results: Sequence[Result]) -> str:
+    """Show the figures that are judged, and the others: folded, if they are many."""
+    judged = {threshold.figure for threshold in lab.thresholds}
+    first, others = ([name for name in lab.labels if (name in judged) == wanted] for wanted in (True, False))
+    if not others:
+        return _rows(lab, results, first)
+    title = both(Both(f"{len(others)} other figures", f"其余 {len(others)} 项数值"))
+    shown = "" if len(others) > MANY else " open"
+    rest = f"<details{shown}><summary>{title}</summary>{_rows(lab, results, others)}</details>"
+    return _rows(lab, results, first) + rest
+
+
+def _rows(lab: Lab, results: Sequence[Result], names: Sequence[str]) -> str:
     figures = figures_of(results)
     rules = {threshold.figure: threshold for threshold in lab.thresholds}
-    heads = [
-        Both("figure", "数值"),
-        Both("mean", "均值"),
-        Both("each seed", "各种子"),
-        Both("threshold", "阈值"),
-        Both("why", "理由"),
-    ]
+    heads = [Both("figure", "数值"), Both("mean", "均值"), Both("each seed", "各种子")]
+    if names[0] in rules:
+        heads += [Both("threshold", "阈值"), Both("why", "理由")]
     rows = ["".join(f"<th>{both(head)}</th>" for head in heads)]
-    for name, label in lab.labels.items():
-        values = ", ".join(written(float(figure[name])) for figure in figures)
-        rule, why = "", ""
+    for name in names:
+        values = ", ".join(written(figure[name]) for figure in figures)
+        row = f"<td>{both(lab.labels[name])}</td>"
+        row += f'<td class="figure">{written(means(figures)[name])}</td><td class="figure quiet">{values}</td>'
         if name in rules:
             reached = rules[name].met(figures)
-            word = Both("reached", "达到") if reached else Both("did not come out", "未达到")
-            rule = (
-                f'{html.escape(rules[name].rule)} <span class="{"holds" if reached else "fails"}">{both(word)}</span>'
-            )
-            why = both(rules[name].why)
-        cells = (both(label), written(means(figures)[name]), values, rule, why)
-        kinds = ("", ' class="figure"', ' class="figure quiet"', ' class="figure"', ' class="quiet"')
-        rows.append("".join(f"<td{kind}>{cell}</td>" for kind, cell in zip(kinds, cells, strict=True)))
+            word = both(Both("reached", "达到") if reached else Both("did not come out", "未达到"))
+            rule = f'{html.escape(rules[name].rule)} <span class="{"holds" if reached else "fails"}">{word}</span>'
+            row += f'<td class="figure">{rule}</td><td class="quiet">{both(rules[name].why)}</td>'
+        rows.append(row)
     return f'<div class="wide"><table>{"".join(f"<tr>{row}</tr>" for row in rows)}</table></div>'
 
 

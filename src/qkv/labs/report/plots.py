@@ -63,6 +63,9 @@ def svg(lab: Lab, results: Sequence[Figures], language: str) -> str:
         try:
             figure = Figure(figsize=(8, 3.4), layout="constrained")
             lab.plot(figure, results, lambda both: getattr(both, language))
+            for axes in figure.axes:
+                if axes.images:
+                    axes.grid(visible=False)
             out = StringIO()
             figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
         finally:
