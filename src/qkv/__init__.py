@@ -23,6 +23,7 @@ _HOME = {
         "UnsupportedError",
     ),
     "explanation": ("Explanation", "explain"),
+    "integrations.huggingface": ("register",),
     "masks.algebra": ("Mask",),
     "masks.blocks": ("bigbird", "blocks"),
     "masks.causal": ("causal",),
