@@ -105,7 +105,7 @@ def plot(figure: "Figure", results: Sequence[Figures], say: Callable[[Both], str
         right.plot(result["words"], [0.0] * len(result["words"]), "o", color="C0")
     words = say(Both("words of the corpus", "语料词数"))
     left.set(xlabel=words, ylabel=say(Both("different words", "不同的词")), ylim=(0, None))
-    right.set(xlabel=words, ylabel=say(Both("held-out words unknown, %", "留出文本中未知词，%")), ylim=(-0.3, None))
+    right.set(xlabel=words, ylabel=say(Both("held-out words unknown, %", "留出文本中的未登录词，%")), ylim=(-0.3, None))
     right.annotate(say(Both("table of words", "整词词表")), (0.55, 0.75), xycoords="axes fraction")
     right.annotate(say(Both("bytes: none", "字节：无")), (0.55, 0.08), xycoords="axes fraction")
 
