@@ -339,7 +339,8 @@ LAB = Lab(
         "changed": Both("tensors of weights that inference changed (number)", "推理改变的权重张量（个数）"),
     },
     headline=Both(
-        "nearest neighbour of the same sense: chosen layer {contextual:.2f}, embedding {layer_0:.2f}, bag of words {bag:.2f}",
+        "nearest neighbour of the same sense: chosen layer {contextual:.2f}, embedding {layer_0:.2f}, bag of words "
+        "{bag:.2f}",
         "最近邻义项相同的比例：所选层 {contextual:.2f}，嵌入层 {layer_0:.2f}，词袋 {bag:.2f}",
     ),
     quick=Size(),

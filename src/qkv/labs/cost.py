@@ -198,8 +198,8 @@ LAB = Lab(
         Claim(
             says=Both("For longer sequences an RNN is the cheaper one.", "序列较长时 RNN 计算上更省。"),
             truth=Both(
-                "True of operations: where the text is eight times as long as the layer is wide, attention takes more of them "
-                "than even an LSTM. In time the two cross later, as long as the LSTM is farther from the machine's rate.",
+                "True of operations: where the text is eight times as long as the layer is wide, attention takes more of "
+                "them than even an LSTM. In time the two cross later, as long as the LSTM is farther from the machine's rate.",
                 "就运算量而言属实：长度为宽度的 8 倍时，注意力的运算量比 LSTM 还多。就时间而言，只要 LSTM 离机器的峰值速率更远，交点就更靠后。",
             ),
             holds=lambda means: means["operations_long"] > 1,
@@ -256,7 +256,8 @@ LAB = Lab(
         "lstm_rate_256": Both("an LSTM's rate over a plain product's, width 256", "LSTM 速率与普通矩阵乘之比，宽 256"),
     },
     headline=Both(
-        "an LSTM is as fast as attention at n = {crossing_64:.1f}d and {crossing_256:.1f}d (d = 64, 256); by operations at 2d",
+        "an LSTM is as fast as attention at n = {crossing_64:.1f}d and {crossing_256:.1f}d (d = 64, 256); by "
+        "operations at 2d",
         "n = {crossing_64:.1f}d 与 {crossing_256:.1f}d 时 LSTM 与注意力同样快（d = 64、256）；按运算量应为 2d",
     ),
     quick=Size(),

@@ -338,9 +338,10 @@ LAB = Lab(
         ),
     },
     headline=Both(
-        "leaving positions out costs {positions_gain:.2f} nats a character; segments add {segments_gain_sep:.2f} of accuracy "
-        "beside [SEP], {segments_gain_no_sep:.2f} without",
-        "去掉位置嵌入损失增加 {positions_gain:.2f} nat/字符；段落嵌入使正确率提高 {segments_gain_sep:.2f}（有 [SEP]）、{segments_gain_no_sep:.2f}（无 [SEP]）",
+        "leaving positions out costs {positions_gain:.2f} nats a character; segments add {segments_gain_sep:.2f} of "
+        "accuracy beside [SEP], {segments_gain_no_sep:.2f} without",
+        "去掉位置嵌入损失增加 {positions_gain:.2f} nat/字符；"
+        "段落嵌入使正确率提高 {segments_gain_sep:.2f}（有 [SEP]）、{segments_gain_no_sep:.2f}（无 [SEP]）",
     ),
     quick=Size(),
     full=Size(letters=3_000_000, length=64, width=256, steps=10_000, batch=64, pair_length=64, pair_steps=3000),

@@ -291,12 +291,12 @@ LAB = Lab(
         "shared_squares": Both("the same, 16 heads that share one key and value", "同上，16 头共用一组键值"),
         "divergence_1": Both(
             "divergence from a random pattern, a head of width 1 (nats a row)",
-            "与随机模式的 KL 散度，每行，头宽 1（nat）",
+            "与随机模式的 KL 散度，头宽 1（nat/行）",
         ),
-        "divergence_16": Both("the same, width 16 (nats a row)", "同上，头宽 16（nat）"),
-        "divergence_31": Both("the same, width 31 (nats a row)", "同上，头宽 31（nat）"),
+        "divergence_16": Both("the same, width 16 (nats a row)", "同上，头宽 16（nat/行）"),
+        "divergence_31": Both("the same, width 31 (nats a row)", "同上，头宽 31（nat/行）"),
         "divergence_rise": Both(
-            "largest rise of it from one width to the next (nats a row)", "相邻宽度间最大升幅（nat）"
+            "largest rise of it from one width to the next (nats a row)", "相邻宽度间最大升幅（nat/行）"
         ),
         "whole": Both("share of symbols fetched right, each head projects the whole", "取回前一符号的正确率，整体投影"),
         "split": Both("share of symbols fetched right, split first", "取回前一符号的正确率，先拆分"),

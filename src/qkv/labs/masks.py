@@ -288,8 +288,8 @@ LAB = Lab(
         "What if a row has no key left, as with left padding under a causal mask? Softmax over nothing but −∞ is 0/0: "
         "NaN, in that output and in the gradients of all values. Say what it means: here such a row gives exactly 0 with "
         "finite gradients. A large negative number instead of −∞ gives uniform weights over what was hidden: no "
-        "NaN, and a silent leak. And spans? Those are SpanBERT's, not BERT's: lengths drawn from Geometric(0.2) truncated at "
-        "10, 3.8 words on average, until 15% of the words are masked.",
+        "NaN, and a silent leak. And spans? Those are SpanBERT's, not BERT's: lengths drawn from Geometric(0.2) truncated "
+        "at 10, 3.8 words on average, until 15% of the words are masked.",
         "如果某一行一个键都不剩（例如左侧填充再加因果掩码）会怎样？对全是 −∞ 的一行做 softmax 等于 0/0，该行输出是 NaN，所有值的梯度也变成 NaN。"
         "必须规定含义：这里规定输出恰为 0，梯度有限。若用很大的负数代替 −∞，则会在被遮盖的位置上得到均匀权重：没有 NaN，却悄悄泄漏。"
         "片段掩码呢？那是 SpanBERT 的，不是 BERT 的：长度服从截断于 10 的 Geometric(0.2)，平均 3.8 个词，直到遮住 15% 的词。",

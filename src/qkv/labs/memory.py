@@ -270,8 +270,8 @@ LAB = Lab(
                 "Attention is computed in parallel, an RNN word by word.", "注意力可并行计算，RNN 只能逐词处理。"
             ),
             truth=Both(
-                "So it is: with 16 times the text, nearly as many times the operations of an RNN wait for one another, and of "
-                "attention no more than before. Many cores gain by it; one thread need not, see the speeds.",
+                "So it is: with 16 times the text, nearly as many times the operations of an RNN wait for one another, and "
+                "of attention no more than before. Many cores gain by it; one thread need not, see the speeds.",
                 "属实：文本变为 16 倍，RNN 中必须依次等待的运算也变为将近 16 倍，注意力则不变。要有许多核才能从中获益，单线程未必更快，见速度一栏。",
             ),
             holds=lambda means: means["attention_deeper"] == 1 and means["rnn_deeper"] > 8,
@@ -390,8 +390,8 @@ LAB = Lab(
     measure=measure,
     plot=plot,
     caption=Both(
-        "Left and middle: share recalled by distance, a line a seed; all were trained at distances of at most 8, on equally "
-        "many tokens. Right: training speed on one sequence, forward and backward, one thread.",
+        "Left and middle: share recalled by distance, a line a seed; all were trained at distances of at most 8, on "
+        "equally many tokens. Right: training speed on one sequence, forward and backward, one thread.",
         "左、中：回忆正确率随距离的变化，每线一个种子；训练时距离至多为 8，词元数相同。右：单个序列前向加反向的训练速度，单线程。",
     ),
     seconds=40.0,

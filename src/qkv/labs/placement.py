@@ -274,7 +274,8 @@ LAB = Lab(
                 "前置归一化的梯度依赖层数，后置则不依赖。",
             ),
             truth=Both(
-                "So it is for the last matrix at initialisation: of log norm over log depth the slope is near −½ for Pre, 0 for Post.",
+                "So it is for the last matrix at initialisation: the slope of log norm over log depth is near −½ for Pre, near "
+                "0 for Post.",
                 "对初始化时的最后一个矩阵成立：双对数坐标下前置的斜率约为 −½，后置约为 0。",
             ),
             holds=lambda means: means["pre_slope"] < -0.4 and abs(means["post_slope"]) < 0.1,
@@ -295,8 +296,8 @@ LAB = Lab(
                 "Post-LN needs warm-up at a rate at which Pre-LN does not.", "后置归一化需要预热，前置则不那么需要。"
             ),
             truth=Both(
-                "So it is with 6 layers at 1e-3: warm-up lowers Post's loss by tenths of a nat, and gives Pre nothing. Judged by "
-                "Post's gain less Pre's.",
+                "So it is with 6 layers at 1e-3: warm-up lowers Post's loss by tenths of a nat, and does nothing for Pre. "
+                "Judged by Post's gain less Pre's.",
                 "6 层、1e-3 时确实如此：预热使后置的损失降低零点几 nat，对前置则没有好处。以后置的收益减去前置的收益判断。",
             ),
             holds=lambda means: means["warm_up_helps"] >= 0.1,
@@ -304,8 +305,8 @@ LAB = Lab(
         Claim(
             says=Both("Post's gradients shrink during warm-up.", "后置归一化预热之后梯度规模变小。"),
             truth=Both(
-                "So they do, by the last layer's gradient on the same letters before and after. But Pre's shrink as well, so "
-                "that it is no mark of Post's.",
+                "So they do, by the last layer's gradient on the same letters before and after. But Pre's shrink as well, "
+                "so that it is no mark of Post's.",
                 "以同一批文本上末层梯度在预热前后的变化判断，确实变小。但前置的梯度同样变小，可见并非后置所特有。",
             ),
             holds=lambda means: means["post_after"] < 0.8,
@@ -322,8 +323,8 @@ LAB = Lab(
         Claim(
             says=Both("Pre-LN converges faster.", "前置归一化收敛更快。"),
             truth=Both(
-                "So it does here: with warm-up at 1e-3 it reaches the same loss after fewer letters, averaged over the depths. "
-                "(A stack that never reaches it counts with all that it read.)",
+                "So it does here: with warm-up at 1e-3 it reaches the same loss after fewer letters, averaged over the "
+                "depths. (A stack that never reaches it counts with all that it read.)",
                 "本实验中如此：有预热、1e-3 时，达到同一损失所需的字符更少（各深度平均；始终达不到的按读过的全部字符计）。",
             ),
             holds=lambda means: means["pre_tokens"] < means["post_tokens"],
@@ -425,8 +426,8 @@ LAB = Lab(
         for depth in depths
     },
     headline=Both(
-        "last gradient by depth, log slope: Post {post_slope:+.2f}, Pre {pre_slope:+.2f}; 12 layers at 3e-3: Post behind by "
-        "{behind:.2f} nats",
+        "last gradient by depth, log slope: Post {post_slope:+.2f}, Pre {pre_slope:+.2f}; 12 layers at 3e-3: Post "
+        "behind by {behind:.2f} nats",
         "末层梯度随深度的双对数斜率：后置 {post_slope:+.2f}，前置 {pre_slope:+.2f}；12 层、3e-3 时后置落后 {behind:.2f} nat",
     ),
     quick=Size(),

@@ -129,8 +129,8 @@ LAB = Lab(
         "它占参数的多少？BERT base 约五分之一，GPT-2 small 约三分之一；模型越大占比越小。输入与输出通常共用一张表。",
     ),
     trap=Both(
-        "Positions and segments are tables too, but small ones: 512 and 2 rows in BERT. And a word that is one token in English "
-        "may be many in another language.",
+        "Positions and segments are tables too, but small ones: 512 and 2 rows in BERT. And a word that is one token in "
+        "English may be many in another language.",
         "位置嵌入和段落嵌入也是表，但很小：BERT 中为 512 行和 2 行。另外，在英语中只占一个词元的词，换成别的语言可能要拆成许多个。",
     ),
     claims=(
@@ -229,8 +229,8 @@ LAB = Lab(
     measure=measure,
     plot=plot,
     caption=Both(
-        "Python's own docstrings, in an order of the seed: different words, and the share of held-out words never read. Squares: "
-        "a table of words; circles: bytes; a line a seed. Pieces: 4,096 in the quick form.",
+        "Python's own docstrings, in an order of the seed: different words, and the share of held-out words never read. "
+        "Squares: a table of words; circles: bytes; a line a seed. Pieces: 4,096 in the quick form.",
         "Python 自带的文档字符串，次序由种子决定：不同的词数，以及从未读到过的留出词比例。方块：整词词表；圆点：字节；每线一个种子。快速形式的子词表大小为 4,096。",
     ),
     seconds=40.0,
