@@ -230,8 +230,8 @@ LAB = Lab(
     plot=plot,
     caption=Both(
         "Python's own docstrings, in an order of the seed: different words, and the share of held-out words never read. "
-        "Squares: a table of words; circles: bytes; a line a seed. Pieces: 4,096 in the quick form.",
-        "Python 自带的文档字符串，次序由种子决定：不同的词数，以及从未读到过的留出词比例。方块：整词词表；圆点：字节；每线一个种子。快速形式的子词表大小为 4,096。",
+        "Right, squares: a table of words, circles: bytes; a line a seed. Pieces: 4,096 in the quick form.",
+        "Python 自带的文档字符串，次序由种子决定：不同的词数，以及从未读到过的留出词比例。右图方块：整词词表，圆点：字节；每线一个种子。快速形式的子词表大小为 4,096。",
     ),
     seconds=40.0,
 )
