@@ -278,6 +278,15 @@ LAB = Lab(
             holds=lambda means: means["restored_batch"] < 1e-4,
         ),
         Claim(
+            says=Both("LayerNorm takes its statistics over the whole layer.", "层归一化在整个层上计算统计量。"),
+            truth=Both(
+                "Over one token's features. Were it the whole layer, all tokens of a text, the last letter would move those "
+                "before it; it moves none.",
+                "只在一个词元自己的特征上计算。若在整个层（一段文本的所有词元）上计算，末字符就会影响之前的输出；实测毫无影响。",
+            ),
+            holds=lambda means: means["future_layer"] > 0,
+        ),
+        Claim(
             says=Both(
                 "LayerNorm is preferred because inference uses small batches.", "推理时批次较小，所以更适合层归一化。"
             ),
