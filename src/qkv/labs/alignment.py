@@ -167,7 +167,7 @@ def plot(figure: "Figure", results: Sequence[Figures], say: Callable[[Both], str
         "additive": (Both("additive", "加性"), "o-"),
         "dot": (Both("dot", "点积"), "s--"),
         "scaled": (Both("scaled dot", "缩放点积"), "^-."),
-        "general": (Both("general", "general"), "v-"),
+        "general": (Both("general", "general"), "D-"),
     }
     for at, result in enumerate(results):
         for color, (name, (text, style)) in enumerate(names.items()):
@@ -177,7 +177,7 @@ def plot(figure: "Figure", results: Sequence[Figures], say: Callable[[Both], str
     axes["A"].axvline(LAB.quick.longest, color="gray", linestyle=":")
     axes["A"].set(
         xlabel=say(Both("length (symbols)", "长度（符号数）")),
-        ylabel=say(Both("rows copied without a mistake", "整行复制正确的比例")),
+        ylabel=say(Both("share of rows copied right", "整行复制正确的比例")),
         ylim=(-0.05, 1.05),
     )
     axes["A"].legend(fontsize="small")
@@ -185,6 +185,7 @@ def plot(figure: "Figure", results: Sequence[Figures], say: Callable[[Both], str
         weights = results[0][f"{name}_weights"]
         axes[letter].imshow(weights, vmin=0, vmax=1, cmap="Greys", aspect="auto")
         axes[letter].set(xticks=[], yticks=[], title=say(title), xlabel=say(Both("source", "源端")))
+    axes["B"].set_ylabel(say(Both("answer", "答案")))
     axes["C"].set_xticks(range(len(results[0]["date"])), results[0]["date"], fontsize="x-small")
     axes["C"].set_yticks(range(len(results[0]["iso"])), results[0]["iso"], fontsize="x-small")
 
@@ -198,10 +199,10 @@ LAB = Lab(
     ),
     answer=Both(
         "Its score is v·tanh(Wq + Uk), a small feed-forward network on query and key together; the dot product is qᵀk, "
-        '"general" qᵀWk. All are followed by softmax and a weighted sum over the whole source. The step that counts is from '
+        "“general” qᵀWk. All are followed by softmax and a weighted sum over the whole source. The step that counts is from "
         "no attention to any: without it all of a source must pass through one vector.",
-        "加性打分是 v·tanh(Wq + Uk)，即作用于查询与键的小型前馈网络；点积是 qᵀk，general 是 qᵀWk。之后都是 softmax 和对整个源端的加权求和。"
-        "真正关键的是从没有注意力到有注意力：没有它，整个源句都要挤过一个向量。",
+        "加性打分是 v·tanh(Wq + Uk)，即作用于查询与键的小型前馈网络；点积是 qᵀk，general（双线性）是 qᵀWk。之后都是 softmax 和对整个源端的加权求和。"
+        "真正关键的是从没有注意力到有注意力：没有它，整个源句只能压缩进一个向量。",
     ),
     follow_up=Both(
         "What did Bahdanau see? BLEU on all sentences: 17.82 for the encoder–decoder and 26.75 with attention, both "
@@ -244,7 +245,7 @@ LAB = Lab(
     ),
     labels={
         **{
-            key: Both(f"rows copied right, {length}, {shown}", f"整行复制正确，{chinese}，{zh}")
+            key: Both(f"share of rows copied right, {length}, {shown}", f"整行复制正确的比例，{chinese}，{zh}")
             for name, shown, zh in (
                 ("none", "no attention", "无注意力"),
                 ("additive", "additive", "加性"),
@@ -257,16 +258,16 @@ LAB = Lab(
                 (f"{name}_beyond", "30 symbols, beyond training", "30 个符号，超出训练长度"),
             )
         },
-        "lead": Both("rows of 16: additive − best of the others", "16 个符号：加性 − 其余最佳"),
-        "worst": Both("rows of 16: the worst attention", "16 个符号：最差的注意力"),
+        "lead": Both("share right, 16 symbols: additive − best of the others", "正确比例，16 个符号：加性 − 其余最佳"),
+        "worst": Both("share right, 16 symbols: the worst attention", "正确比例，16 个符号：最差的注意力"),
         "parameters_apart": Both("largest number of parameters over the least, less 1", "参数个数最多与最少之比减 1"),
         "concat_apart": Both("additive score − network on the concatenation, largest", "加性分数与拼接网络之差，最大"),
-        "dates_none": Both("held-out dates right, no attention", "留出日期全对，无注意力"),
-        "dates_additive": Both("held-out dates right, additive", "留出日期全对，加性"),
+        "dates_none": Both("share of held-out dates right, no attention", "留出日期整条正确的比例，无注意力"),
+        "dates_additive": Both("share of held-out dates right, additive", "留出日期整条正确的比例，加性"),
     },
     headline=Both(
-        "16 symbols copied: {none:.2f} without attention, {additive:.2f} additive, {dot:.2f} dot",
-        "复制 16 个符号：无注意力 {none:.2f}，加性 {additive:.2f}，点积 {dot:.2f}",
+        "share of rows of 16 symbols copied: {none:.2f} without attention, {additive:.2f} additive, {dot:.2f} dot",
+        "16 个符号整行复制正确的比例：无注意力 {none:.2f}，加性 {additive:.2f}，点积 {dot:.2f}",
     ),
     quick=Size(),
     full=Size(symbols=64, width=256, wider=264, steps=10_000, dates=100_000, date_steps=10_000),
@@ -274,8 +275,8 @@ LAB = Lab(
     plot=plot,
     caption=Both(
         "Left: rows copied without a mistake by their length, a line a seed and attention; dotted: the longest of the "
-        "training. Right: where additive attention looks while it copies, and while it writes a date.",
-        "左：整行复制正确的比例随长度的变化，每线一个种子和一种注意力；点线为训练中的最大长度。右：加性注意力在复制和书写日期时看向何处。",
+        "training. Right: where additive attention looks while it copies, and while it writes a date (darker: more weight).",
+        "左：整行复制正确的比例随长度的变化，每线一个种子和一种注意力；点线为训练中的最大长度。右：加性注意力在复制和写出日期时看向何处（越深权重越大）。",
     ),
     seconds=200.0,
 )

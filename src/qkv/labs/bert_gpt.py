@@ -205,7 +205,7 @@ LAB = Lab(
         "“BERT masks attention at random”: it masks input tokens, and every position still reads every other, the masked "
         "ones among them. And BERT cannot be made to write by reading its answers from left to right: it was trained to "
         "see both sides.",
-        "“BERT 随机遮盖注意力”：它遮的是输入词元，每个位置仍能读取所有位置，包括被遮的那些。另外，不能指望 BERT 从左到右逐个输出就能写作：它训练时两侧都可见。",
+        "“BERT 随机遮盖注意力”：它遮的是输入词元，每个位置仍能读取所有位置，包括被遮的那些。另外，不能让 BERT 从左到右逐词输出来生成文本：它训练时两侧都可见。",
     ),
     claims=(
         Claim(
@@ -220,7 +220,7 @@ LAB = Lab(
             says=Both("It does so by way of random masking.", "这是通过随机掩码的方式进行的。"),
             truth=Both(
                 "Masking an input token changes nothing of who reads whom: still every pair. It chooses what is asked.",
-                "遮住一个输入词元并不改变谁能读谁：仍是所有位置对。随机掩码只决定要预测什么。",
+                "遮住一个输入词元并不改变谁能读谁：所有位置对依旧相连。随机掩码只决定要预测什么。",
             ),
             holds=lambda means: means["bert_masked_pairs"] != means["bert_pairs"],
             mistake=True,
@@ -228,8 +228,8 @@ LAB = Lab(
         Claim(
             says=Both("GPT masks the tokens to come.", "GPT 掩码未来的词元。"),
             truth=Both(
-                "So it is: the outputs do not depend on what follows, to the last bit.",
-                "正确：输出完全不依赖后面的词元，一位都不差。",
+                "So it is: the derivative of an output by each token that follows is exactly 0.",
+                "正确：每个输出对其后任何词元的导数都恰为 0。",
             ),
             holds=lambda means: means["gpt_future"] == 0,
         ),
@@ -240,7 +240,7 @@ LAB = Lab(
             ),
             truth=Both(
                 "It is the only way: with cross-attention off, the decoder does not move when the source changes.",
-                "这是唯一的途径：关掉交叉注意力，源句怎么变解码器都不动。",
+                "这是唯一的途径：关掉交叉注意力后，无论源句怎么变，解码器的输出都不变。",
             ),
             holds=lambda means: means["source_off"] == 0 and means["source_on"] > 1e-3,
         ),
@@ -252,7 +252,7 @@ LAB = Lab(
     ),
     thresholds=(
         between("bert_pairs", 1.0, 1.0, Both("full: nothing is hidden", "全满：没有任何遮盖"), every=True),
-        at_most("gpt_future", 0.0, Both("exactly lower-triangular", "严格下三角"), every=True),
+        at_most("gpt_future", 0.0, Both("exactly lower-triangular", "恰为下三角"), every=True),
         between("gpt_past", 1.0, 1.0, Both("and full below the diagonal", "且对角线及以下全满"), every=True),
         at_most("source_off", 0.0, Both("there is no other way in", "没有其他途径"), every=True),
         at_least("source_on", 1e-3, Both("a control, far above rounding", "对照，远大于舍入误差"), every=True),
@@ -271,10 +271,10 @@ LAB = Lab(
         "gpt_future": Both("GPT: largest derivative by what follows", "GPT：对后面词元的最大导数"),
         "bert_targets": Both("BERT: share of tokens that are targets", "BERT：作为训练目标的词元比例"),
         "gpt_targets": Both("GPT: share of tokens that are targets", "GPT：作为训练目标的词元比例"),
-        "bert_first": Both("BERT: told right, first half", "BERT：前半部分正确率"),
-        "bert_second": Both("BERT: told right, second half", "BERT：后半部分正确率"),
-        "gpt_first": Both("GPT: told right, first half", "GPT：前半部分正确率"),
-        "gpt_second": Both("GPT: told right, second half", "GPT：后半部分正确率"),
+        "bert_first": Both("BERT: share told right, first half", "BERT：前半部分正确率"),
+        "bert_second": Both("BERT: share told right, second half", "BERT：后半部分正确率"),
+        "gpt_first": Both("GPT: share told right, first half", "GPT：前半部分正确率"),
+        "gpt_second": Both("GPT: share told right, second half", "GPT：后半部分正确率"),
         "source_on": Both(
             "change of the decoder by the source, cross-attention on", "源句引起的解码器变化，有交叉注意力"
         ),

@@ -218,8 +218,11 @@ def plot(figure: "Figure", results: Sequence[Figures], say: Callable[[Both], str
     }
     for place, (name, (label, line)) in enumerate(controls.items()):
         left.axhline(mean(result[name] for result in results), linestyle=line, color=f"C{place + 1}", label=say(label))
-    for result in results:
-        left.plot(result["chinese"], "s-", color="C4")
+    for place, result in enumerate(results):
+        legend = (
+            say(Both("Chinese BERT, Chinese words", "中文 BERT，中文词")) if place == 0 and result["chinese"] else None
+        )
+        left.plot(result["chinese"], "s-", color="C4", label=legend)
     if not any(result["chinese"] for result in results):
         left.set_title(
             say(Both("Chinese: not measured, no model given", "中文：未测量（未提供中文模型）")), fontsize="small"
@@ -227,7 +230,7 @@ def plot(figure: "Figure", results: Sequence[Figures], say: Callable[[Both], str
     left.set(
         ylim=(0, 1),
         xlabel=say(Both("layer (0: embedding)", "层（0 为嵌入层）")),
-        ylabel=say(Both("nearest of the same sense", "最近邻同义的比例")),
+        ylabel=say(Both("share, nearest of the same sense", "最近邻义项相同的比例")),
     )
     left.legend(fontsize="small")
     every = sorted({word for result in results for word in result["words"]})
@@ -235,7 +238,7 @@ def plot(figure: "Figure", results: Sequence[Figures], say: Callable[[Both], str
         right.plot(
             result["by_word"], [every.index(word) for word in result["words"]], "o", color="C0", fillstyle="none"
         )
-    right.set(xlim=(0, 1.05), xlabel=say(Both("nearest of the same sense", "最近邻同义的比例")))
+    right.set(xlim=(0, 1.05), xlabel=say(Both("share, nearest of the same sense", "最近邻义项相同的比例")))
     right.set_yticks(range(len(every)), every, fontsize="xx-small")
 
 
@@ -255,7 +258,7 @@ LAB = Lab(
         "ask for the nearest sentence with the same word, choose the layer on other words than are tested, and compare "
         "with a bag of words, which knows the context but not its order. A Chinese set lies beside the English one "
         "(read_probes); it needs a Chinese BERT, none is bundled.",
-        "怎样证明？不能只凭五个句子和原始余弦值，因为它们普遍偏高（Ethayarajh）：应先减去均值，再看同一个词的最近邻句子是否同义，"
+        "怎样证明？不能只凭五个句子和原始余弦值，因为它们普遍偏高（Ethayarajh）：应先减去均值，再看同一个词的最近邻句子是否取同一义项，"
         "用一部分词选层、另一部分词测试，并与只知道上下文、不知道词序的词袋比较。另有一套中文句子（read_probes），需要中文 BERT，本项目未附带。",
     ),
     trap=Both(
@@ -283,14 +286,14 @@ LAB = Lab(
             ),
             truth=Both(
                 "From the embedding to the chosen layer many more neighbours have the same sense, and no weight changed.",
-                "从嵌入层到所选层，同义近邻的比例大幅上升，而没有任何权重改变。",
+                "从嵌入层到所选层，近邻义项相同的比例大幅上升，而没有任何权重改变。",
             ),
             holds=lambda means: means["changed"] == 0 and means["over_layer_0"] >= 0.25,
         ),
         Claim(
             says=Both(
                 "A meaning is inferred even in contexts that were not met in training.",
-                "即使训练时没见过该上下文，也能推断词义。",
+                "即使训练时没见过同样的上下文，也能推断词义。",
             ),
             truth=Both(
                 "The sentences are new, and it works even where the neighbour shares no content word with the sentence.",
@@ -305,20 +308,25 @@ LAB = Lab(
         "Ethayarajh 2019, arXiv:1909.00512",
     ),
     thresholds=(
-        at_least("over_layer_0", 0.25, Both("layers must add much to the embedding", "各层相对嵌入层应有明显提升")),
+        at_least(
+            "over_layer_0", 0.25, Both("the layers must add much to the embedding", "所选层相对嵌入层应有明显提升")
+        ),
         at_least("over_bag", 0.10, Both("more than the words around it tell", "应超过仅凭周围词语所得")),
         at_least("lower_layer_0", 0.001, Both("above 0 whichever words are drawn", "无论抽到哪些词都大于 0")),
         at_least("lower_bag", 0.001, Both("above 0 whichever words are drawn", "无论抽到哪些词都大于 0")),
         at_most("changed", 0.0, Both("inference changes no weight", "推理不改变任何权重")),
     ),
     labels={
-        "contextual": Both("nearest of the same sense, chosen layer (share)", "最近邻同义比例，所选层"),
-        "layer_0": Both("nearest of the same sense, layer 0 (share)", "最近邻同义比例，第 0 层"),
-        "untrained": Both("nearest of the same sense, untrained BERT (share)", "最近邻同义比例，未训练的 BERT"),
-        "bag": Both("nearest of the same sense, bag of context words (share)", "最近邻同义比例，上下文词袋"),
-        "word2vec": Both("nearest of the same sense, word2vec of the word (share)", "最近邻同义比例，该词的 word2vec"),
+        "contextual": Both("nearest of the same sense, chosen layer (share)", "最近邻义项相同的比例，所选层"),
+        "layer_0": Both("nearest of the same sense, layer 0 (share)", "最近邻义项相同的比例，第 0 层"),
+        "untrained": Both("nearest of the same sense, untrained BERT (share)", "最近邻义项相同的比例，未训练的 BERT"),
+        "bag": Both("nearest of the same sense, bag of context words (share)", "最近邻义项相同的比例，上下文词袋"),
+        "word2vec": Both(
+            "nearest of the same sense, word2vec of the word (share)", "最近邻义项相同的比例，该词的 word2vec"
+        ),
         "word2vec_context": Both(
-            "nearest of the same sense, word2vec of its context, summed (share)", "最近邻同义比例，上下文 word2vec 之和"
+            "nearest of the same sense, word2vec of its context, summed (share)",
+            "最近邻义项相同的比例，上下文 word2vec 之和",
         ),
         "apart": Both("chosen layer, contexts sharing no content word (share)", "所选层，上下文无共同实词（比例）"),
         "bag_apart": Both("bag of words, contexts sharing no content word (share)", "词袋，上下文无共同实词（比例）"),
@@ -326,13 +334,14 @@ LAB = Lab(
         "lower_layer_0": Both("the same, lower bound (97.5%, over words)", "同上，下界（97.5%，对词抽样）"),
         "over_bag": Both("chosen layer − bag of words (share)", "所选层 − 词袋（比例）"),
         "lower_bag": Both("the same, lower bound (97.5%, over words)", "同上，下界（97.5%，对词抽样）"),
-        "mouse": Both("chosen layer, the word mouse, 3 senses (share)", "所选层，mouse 的三个含义（比例）"),
+        "mouse": Both("chosen layer, the word mouse, 3 senses (share)", "所选层，mouse 一词，三个义项（比例）"),
         "layer": Both("chosen layer (number)", "所选层（编号）"),
         "changed": Both("tensors of weights that inference changed (number)", "推理改变的权重张量（个数）"),
     },
     headline=Both(
-        "nearest neighbour of the same sense: {contextual:.2f}, embedding {layer_0:.2f}, bag of words {bag:.2f}",
-        "最近邻同义比例：{contextual:.2f}，嵌入层 {layer_0:.2f}，词袋 {bag:.2f}",
+        "nearest neighbour of the same sense: chosen layer {contextual:.2f}, embedding {layer_0:.2f}, bag of words "
+        "{bag:.2f}",
+        "最近邻义项相同的比例：所选层 {contextual:.2f}，嵌入层 {layer_0:.2f}，词袋 {bag:.2f}",
     ),
     quick=Size(),
     full=Size(modules=100_000, width=128, steps=20_000, draws=10_000),
@@ -341,7 +350,7 @@ LAB = Lab(
     caption=Both(
         "Left: how often the nearest sentence with the same word has the same sense, on words that did not choose the "
         "layer; a line a seed. Right: the same by word. The model is all-MiniLM-L6-v2, tuned on sentences.",
-        "左：同一个词的最近邻句子词义相同的比例（只用未参与选层的词），每条线一个种子。右：按词统计。模型为在句子任务上微调过的 all-MiniLM-L6-v2。",
+        "左：含同一个词的最近邻句子义项相同的比例（只用未参与选层的词），每线一个种子。右：按词统计。模型为在句子任务上微调过的 all-MiniLM-L6-v2。",
     ),
     seconds=26.0,
 )

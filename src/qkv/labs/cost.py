@@ -162,10 +162,10 @@ LAB = Lab(
     question=Both("What does attention cost, beside an RNN?", "注意力的复杂度是多少，与 RNN 相比如何？"),
     answer=Both(
         "Attention's core takes n²d operations, a recurrent layer nd²: attention is the cheaper one while n < d. With its "
-        "projections attention takes 8nd² + 4n²d, always more than a vanilla RNN's 4nd², and more than an LSTM's 16nd² "
-        "beyond n = 2d. But an RNN needs n steps one after another, attention one.",
+        "projections attention takes 8nd² + 4n²d, always more than a vanilla RNN's 4nd², more than a GRU's 12nd² beyond "
+        "n = d and than an LSTM's 16nd² beyond n = 2d. But an RNN needs n steps one after another, attention one.",
         "注意力核心需 n²d 次运算，循环层需 nd²：n < d 时注意力更省。算上投影，注意力需 8nd² + 4n²d 次，始终多于普通 RNN 的 4nd²，"
-        "n > 2d 后也多于 LSTM 的 16nd²。但 RNN 要依次走 n 步，注意力只需一步。",
+        "n > d 后多于 GRU 的 12nd²，n > 2d 后也多于 LSTM 的 16nd²。但 RNN 要依次走 n 步，注意力只需一步。",
     ),
     follow_up=Both(
         "And to generate one token? Attention reads a cache that grows, O(nd); an RNN updates a state of fixed size, O(d²). "
@@ -176,7 +176,7 @@ LAB = Lab(
     trap=Both(
         "To quote n²d against nd² and forget the projections, which are most of the work in a short text; and to take "
         "operations for time.",
-        "只比较 n²d 与 nd²，忘了投影——短文本中它才是大头；还有把运算量当成时间。",
+        "只比较 n²d 与 nd²，忘了投影（短文本中它才是大头）；还有把运算量当成时间。",
     ),
     claims=(
         Claim(
@@ -198,13 +198,14 @@ LAB = Lab(
         Claim(
             says=Both("For longer sequences an RNN is the cheaper one.", "序列较长时 RNN 计算上更省。"),
             truth=Both(
-                "True of operations: eight times as long as wide, attention takes more of them than even an LSTM.",
-                "就运算量而言属实：长度为宽度 8 倍时，注意力的运算量比 LSTM 还多。",
+                "True of operations: where the text is eight times as long as the layer is wide, attention takes more of "
+                "them than even an LSTM. In time the two cross later, as long as the LSTM is farther from the machine's rate.",
+                "就运算量而言属实：长度为宽度的 8 倍时，注意力的运算量比 LSTM 还多。就时间而言，只要 LSTM 离机器的峰值速率更远，交点就更靠后。",
             ),
             holds=lambda means: means["operations_long"] > 1,
         ),
     ),
-    papers=("Vaswani et al. 2017, arXiv:1706.03762, Table 1",),
+    papers=("Vaswani et al. 2017, arXiv:1706.03762, table 1",),
     thresholds=(
         between("core_by_length", 1.99, 2.01, Both("n²d, counted", "n²d，实际计数"), every=True),
         between(
@@ -255,17 +256,18 @@ LAB = Lab(
         "lstm_rate_256": Both("an LSTM's rate over a plain product's, width 256", "LSTM 速率与普通矩阵乘之比，宽 256"),
     },
     headline=Both(
-        "an LSTM is as fast at n = {crossing_64:.1f}d and {crossing_256:.1f}d (d = 64, 256)",
-        "n = {crossing_64:.1f}d 与 {crossing_256:.1f}d 时 LSTM 同样快（d = 64、256）",
+        "an LSTM is as fast as attention at n = {crossing_64:.1f}d and {crossing_256:.1f}d (d = 64, 256); by "
+        "operations at 2d",
+        "n = {crossing_64:.1f}d 与 {crossing_256:.1f}d 时 LSTM 与注意力同样快（d = 64、256）；按运算量应为 2d",
     ),
     quick=Size(),
     full=Size(times=31),
     measure=measure,
     plot=plot,
     caption=Both(
-        "One layer, batch 1, forward, one thread. Where both ran at the rate of a plain product, the points would lie on "
-        "the dashed line.",
-        "单层、批量 1、前向、单线程。若两者都以普通矩阵乘的速率运行，各点将落在虚线上。",
+        "One layer, batch 1, forward, one thread; a line a seed and width. Did both run at the rate of a plain product, "
+        "the points would lie on the dashed line; the table has the rates that they reach.",
+        "单层、批大小 1、前向、单线程，每线一个种子和一种宽度。若两者都以普通矩阵乘法的速率运行，各点将落在虚线上；实际速率见表。",
     ),
     seconds=15.0,
     alone=True,

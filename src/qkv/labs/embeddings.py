@@ -198,7 +198,7 @@ def plot(figure: "Figure", results: Sequence[Figures], say: Callable[[Both], str
     runs = (
         ("whole", "-", Both("all", "全部")),
         ("no_positions", "--", Both("no positions", "无位置")),
-        ("no_tokens", ":", Both("no token vectors", "无词元向量")),
+        ("no_tokens", ":", Both("no token vectors", "无词元嵌入")),
     )
     for place, (name, style, label) in enumerate(runs):
         for index, result in enumerate(results):
@@ -238,7 +238,8 @@ LAB = Lab(
     name="embeddings",
     rows=("12",),
     question=Both(
-        "Token, segment and position embeddings: what is each for?", "标记嵌入、段落嵌入、位置嵌入各有什么作用？"
+        "Token, segment and position embeddings: what is each for?",
+        "词元嵌入（标记嵌入）、段落嵌入、位置嵌入各有什么作用？",
     ),
     answer=Both(
         "Three vectors of one width, summed. The token's says what stands there; the position's says where; the "
@@ -254,7 +255,7 @@ LAB = Lab(
         "no width, and the layers' matrices can tell the parts apart again. RoBERTa dropped next-sentence prediction, and "
         "later models the segments.",
         "GPT 需要位置嵌入吗？没有 BERT 那么需要：因果掩码下第一个词元只看到一个键，第二个看到两个，因此不加位置也能学到顺序（Kazemnejad 2023）。"
-        "为什么相加而不是拼接？相加不占宽度，后面的矩阵仍能把各部分区分开。RoBERTa 去掉了下一句预测，后来的模型也去掉了段落嵌入。",
+        "为什么相加而不是拼接？相加不增加宽度，后面的矩阵仍能把各部分区分开。RoBERTa 去掉了下一句预测，后来的模型也去掉了段落嵌入。",
     ),
     trap=Both(
         "“Segments tell sentences apart”: so does [SEP], which BERT always has; with it, leaving segments out costs "
@@ -263,7 +264,7 @@ LAB = Lab(
     ),
     claims=(
         Claim(
-            says=Both("Token embeddings carry each token's meaning.", "标记嵌入代表每个词元的含义。"),
+            says=Both("Token embeddings carry each token's meaning.", "词元嵌入代表每个词元的含义。"),
             truth=Both(
                 "So it is: without them a model tells masked characters no better than their frequency does.",
                 "确实如此：没有它，模型预测被遮字符不比按频率猜更好。",
@@ -303,35 +304,44 @@ LAB = Lab(
         at_least(
             "tokens_over_unigram",
             -0.05,
-            Both("without token vectors only frequency is left", "没有词元向量就只剩频率"),
+            Both("without token vectors only frequency is left", "没有词元嵌入就只剩频率"),
         ),
         at_most("segments_null", 0.05, Both("[SEP] marks the border already", "[SEP] 已经标出句界"), every=True),
         at_least("segments_gain_no_sep", 0.1, Both("nothing else marks the border", "没有其他句界标记")),
     ),
     labels={
-        "permuted_none": Both("miss of equivariance, no positions", "偏离等变的程度，无位置"),
-        "permuted_learned": Both("miss of equivariance, learned positions", "偏离等变的程度，可学习位置"),
-        "permuted_causal": Both("miss of equivariance, causal mask, no positions", "偏离等变的程度，因果掩码且无位置"),
+        "permuted_none": Both("largest difference from equivariance, no positions", "与等变结果的最大偏差，无位置"),
+        "permuted_learned": Both(
+            "largest difference from equivariance, learned positions", "与等变结果的最大偏差，可学习位置"
+        ),
+        "permuted_causal": Both(
+            "largest difference from equivariance, causal mask, no positions", "与等变结果的最大偏差，因果掩码且无位置"
+        ),
         "unigram": Both("loss by frequency alone, nats", "仅按频率预测的损失，nat"),
         "loss_whole": Both("held-out loss, all embeddings, nats", "验证损失，三种嵌入都有，nat"),
         "loss_no_positions": Both("held-out loss, no positions, nats", "验证损失，无位置嵌入，nat"),
-        "loss_no_tokens": Both("held-out loss, no token vectors, nats", "验证损失，无词元向量，nat"),
+        "loss_no_tokens": Both("held-out loss, no token vectors, nats", "验证损失，无词元嵌入，nat"),
         "positions_gain": Both("loss that leaving positions out costs, nats", "去掉位置嵌入的损失代价，nat"),
         "tokens_over_unigram": Both(
-            "loss without token vectors − by frequency, nats", "无词元向量的损失 − 按频率的损失，nat"
+            "loss without token vectors − by frequency, nats", "无词元嵌入的损失 − 按频率的损失，nat"
         ),
-        "told_sep": Both("told right, [SEP] and segments", "答对比例，有 [SEP]、有段落嵌入"),
-        "untold_sep": Both("told right, [SEP] alone", "答对比例，有 [SEP]、无段落嵌入"),
-        "told_no_sep": Both("told right, segments alone", "答对比例，无 [SEP]、有段落嵌入"),
-        "untold_no_sep": Both("told right, neither", "答对比例，两者都无"),
-        "segments_gain_sep": Both("what segments add beside [SEP]", "有 [SEP] 时段落嵌入的增益"),
+        "told_sep": Both("share told right, [SEP] and segments", "答对比例，有 [SEP]、有段落嵌入"),
+        "untold_sep": Both("share told right, [SEP] alone", "答对比例，有 [SEP]、无段落嵌入"),
+        "told_no_sep": Both("share told right, segments alone", "答对比例，无 [SEP]、有段落嵌入"),
+        "untold_no_sep": Both("share told right, neither", "答对比例，两者都无"),
+        "segments_gain_sep": Both(
+            "share told right that segments add beside [SEP]", "有 [SEP] 时段落嵌入使答对比例的提高"
+        ),
         "segments_null": Both("the same, without its sign", "同上，取绝对值"),
-        "segments_gain_no_sep": Both("what segments add without [SEP]", "无 [SEP] 时段落嵌入的增益"),
+        "segments_gain_no_sep": Both(
+            "share told right that segments add without [SEP]", "无 [SEP] 时段落嵌入使答对比例的提高"
+        ),
     },
     headline=Both(
-        "leaving positions out costs {positions_gain:.2f} nats a character; segments add {segments_gain_sep:.2f} beside "
-        "[SEP], {segments_gain_no_sep:.2f} without",
-        "去掉位置嵌入损失增加 {positions_gain:.2f} nat/字符；段落嵌入在有 [SEP] 时增益 {segments_gain_sep:.2f}，无 [SEP] 时 {segments_gain_no_sep:.2f}",
+        "leaving positions out costs {positions_gain:.2f} nats a character; segments add {segments_gain_sep:.2f} of "
+        "accuracy beside [SEP], {segments_gain_no_sep:.2f} without",
+        "去掉位置嵌入损失增加 {positions_gain:.2f} nat/字符；"
+        "段落嵌入使正确率提高 {segments_gain_sep:.2f}（有 [SEP]）、{segments_gain_no_sep:.2f}（无 [SEP]）",
     ),
     quick=Size(),
     full=Size(letters=3_000_000, length=64, width=256, steps=10_000, batch=64, pair_length=64, pair_steps=3000),

@@ -200,7 +200,7 @@ LAB = Lab(
         "the output is the values' sum by these weights: softmax(QKᵀ/√d)V, softmax along the keys, dim=−1. What changes "
         "is the vector of the query's position; keys and values are read. In self-attention all three come from one "
         "sequence; in cross-attention the query comes from the target, key and value from the source.",
-        "每个查询与所有键比较得到分数；softmax 把一个查询的分数变成在各个键上和为 1 的权重；输出是值按权重的加和：softmax(QKᵀ/√d)V，"
+        "每个查询与所有键比较得到分数；softmax 把一个查询的分数变成权重，在所有键上之和为 1；输出是值的加权和：softmax(QKᵀ/√d)V，"
         "softmax 沿键的方向（dim=−1）。被更新的是查询所在位置的向量，键和值只是被读取。自注意力中三者来自同一序列；"
         "交叉注意力中查询来自目标端，键和值来自源端。",
     ),
@@ -221,7 +221,7 @@ LAB = Lab(
             says=Both("Comparing query and key gives the weights of the values.", "通过比较查询和键，得到值的权重。"),
             truth=Both(
                 "So it is: the code, mended, agrees with a loop in float64 to a few units in the last place.",
-                "正确：修正后的代码与 float64 逐元素循环的结果只差最后几位。",
+                "正确：修正后的代码与 float64 逐元素循环的结果只差几个末位单位（ulp）。",
             ),
             holds=lambda means: means["error_article"] <= 2 * means["error_torch"] + 4,
         ),
@@ -277,7 +277,7 @@ LAB = Lab(
         at_least("padding_article", 1e-2, Both("no mask, so padding is read", "没有掩码，填充会被读到"), every=True),
         at_most("padding_qkv", 0.0, ZERO, every=True),
         between("query_own", 1.0, 1.0, Both("its own output moves", "它自己的输出会变"), every=True),
-        at_most("query_others", 0.0, Both("and no other", "别的都不变"), every=True),
+        at_most("query_others", 0.0, Both("and no other", "其他输出都不变"), every=True),
         between("key_reach", 1.0, 1.0, ALL, every=True),
         between("value_reach", 1.0, 1.0, ALL, every=True),
     ),
@@ -303,7 +303,7 @@ LAB = Lab(
         "warnings": Both("warnings about dim, in 4 calls", "4 次调用中关于 dim 的警告数"),
         "padding_article": Both("change by padding's content, mended code", "填充内容引起的变化，修正后的代码"),
         "padding_qkv": Both("change by padding's content, qkv with padding", "填充内容引起的变化，qkv 加填充掩码"),
-        "outputs": Both("outputs, count", "输出个数"),
+        "outputs": Both("outputs that attention gives, count", "注意力的输出个数"),
         "query_own": Both("share of queries that move their own output", "改动查询时自身输出改变的比例"),
         "query_others": Both("share of other outputs that a query moves", "改动查询时其他输出改变的比例"),
         "key_reach": Both("share of outputs that a key moves", "改动键时输出改变的比例"),

@@ -292,7 +292,7 @@ def plot(figure: "Figure", results: Sequence[Figures], say: Callable[[Both], str
     }
     for at, (kind, mark) in enumerate(zip(kinds, "os^x", strict=True)):
         axes["B"].plot([at] * len(results), [result[kind] for result in results], mark, fillstyle="none", color="C0")
-    axes["B"].set(ylim=(0, 1.05), ylabel=say(Both("digits named right", "数字识别正确率")))
+    axes["B"].set(ylim=(0, 1.05), ylabel=say(Both("share of digits named right", "数字识别正确率")))
     axes["B"].set_xticks(range(len(kinds)), [say(name) for name in kinds.values()])
     columns = len(results[0]["picture"][0]) // SIZE
     for letter, kind in (("C", "soft"), ("D", "hard")):
@@ -326,21 +326,21 @@ LAB = Lab(
         "“A baseline cuts the variance so many times”: by how much depends on the offset of the rewards, so any number "
         "can be shown. And straight-through is no unbiased estimate: it is right only where the reward is linear in what "
         "was taken.",
-        "“基线把方差降低了多少倍”：倍数取决于奖励的偏移，想要多大都行。另外直通估计有偏：只有奖励对所取内容是线性时它才正确。",
+        "“基线把方差降低了多少倍”：倍数取决于奖励的偏移，要多大有多大。另外直通估计有偏：只有奖励是所取内容的线性函数时才正确。",
     ),
     claims=(
         Claim(
             says=Both("Hard attention predicts one region.", "硬注意力预测一个区域。"),
             truth=Both(
                 "It does, and finds the digit that is asked for as surely as soft attention does.",
-                "确实如此，而且找到所问数字的把握与软注意力相当。",
+                "确实如此，而且和软注意力一样能准确找到所问的数字。",
             ),
             holds=lambda means: means["hard_found"] >= 0.9 and means["hard"] >= means["soft"] - 0.02,
         ),
         Claim(
             says=Both(
                 "It is optimised by variance reduction or by reinforcement learning.",
-                "优化靠方差减小或强化学习来完成。",
+                "优化靠方差缩减或强化学习来完成。",
             ),
             truth=Both(
                 "So it is, by both at once: REINFORCE is the estimator, a baseline reduces its variance. With the moving "
@@ -369,7 +369,9 @@ LAB = Lab(
         at_least(
             "p",
             0.001,
-            Both("an unbiased estimate falls below once in a thousand seeds", "无偏估计一千个种子才有一次更低"),
+            Both(
+                "an unbiased estimate falls below it in one seed of a thousand", "无偏估计平均一千个种子才有一个低于它"
+            ),
             every=True,
         ),
         at_most(
@@ -383,30 +385,41 @@ LAB = Lab(
         "p": Both("p that REINFORCE's mean error is chance", "REINFORCE 平均误差纯属偶然的概率 p"),
         "moving_highest": Both(
             "variance, moving over best constant baseline, highest of the offsets",
-            "方差，滑动基线与最佳常数基线之比，最高",
+            "方差，滑动基线与最佳常数基线之比，各偏移中最高",
         ),
         "bare_lowest": Both(
-            "variance, no baseline over the best, lowest of the offsets", "方差，无基线与最佳之比，最低"
+            "variance, no baseline over best constant baseline, lowest of the offsets",
+            "方差，无基线与最佳常数基线之比，各偏移中最低",
         ),
-        "bare_highest": Both("variance, no baseline over the best, highest", "方差，无基线与最佳之比，最高"),
+        "bare_highest": Both(
+            "variance, no baseline over best constant baseline, highest of the offsets",
+            "方差，无基线与最佳常数基线之比，各偏移中最高",
+        ),
         "straight_off": Both(
             "straight-through: mean error over the gradient's norm, a reward that is not linear",
             "直通估计：平均误差与梯度范数之比，奖励非线性",
         ),
-        "untrained": Both("digits named right, untrained", "数字识别正确率，未训练"),
-        "soft": Both("digits named right, soft", "数字识别正确率，软"),
-        "hard": Both("digits named right, hard", "数字识别正确率，硬"),
-        "straight": Both("digits named right, straight-through", "数字识别正确率，直通"),
-        "uniform": Both("digits named right, equal weights", "数字识别正确率，均匀权重"),
-        "soft_found": Both("the heaviest cell is the one asked for, soft", "权重最大者正是所问，软"),
-        "hard_found": Both("the heaviest cell is the one asked for, hard", "权重最大者正是所问，硬"),
-        "straight_found": Both("the heaviest cell is the one asked for, straight-through", "权重最大者正是所问，直通"),
-        "hard_less_soft": Both("digits named right: hard − soft", "数字识别正确率：硬 − 软"),
+        "untrained": Both("share of digits named right, untrained", "数字识别正确率，未训练"),
+        "soft": Both("share of digits named right, soft", "数字识别正确率，软注意力"),
+        "hard": Both("share of digits named right, hard", "数字识别正确率，硬注意力"),
+        "straight": Both("share of digits named right, straight-through", "数字识别正确率，直通估计"),
+        "uniform": Both("share of digits named right, equal weights", "数字识别正确率，均匀权重"),
+        "soft_found": Both(
+            "share where the heaviest cell is the one asked for, soft", "权重最大的格子正是所问的比例，软注意力"
+        ),
+        "hard_found": Both(
+            "share where the heaviest cell is the one asked for, hard", "权重最大的格子正是所问的比例，硬注意力"
+        ),
+        "straight_found": Both(
+            "share where the heaviest cell is the one asked for, straight-through",
+            "权重最大的格子正是所问的比例，直通估计",
+        ),
+        "hard_less_soft": Both("share of digits named right: hard − soft", "数字识别正确率：硬 − 软"),
         "operations": Both("operations of a training step, hard over soft", "一步训练的运算量，硬与软之比"),
     },
     headline=Both(
-        "digits named right: {soft:.2f} soft, {hard:.2f} hard, {uniform:.2f} with equal weights",
-        "数字识别正确率：软 {soft:.2f}，硬 {hard:.2f}，均匀 {uniform:.2f}",
+        "share of digits named right: {soft:.2f} soft, {hard:.2f} hard, {uniform:.2f} with equal weights",
+        "数字识别正确率：软注意力 {soft:.2f}，硬注意力 {hard:.2f}，均匀权重 {uniform:.2f}",
     ),
     quick=Size(),
     full=Size(estimates=20_000, scenes=5000, rows=4, columns=2, width=256, steps=10_000),
@@ -417,7 +430,7 @@ LAB = Lab(
         "seed. Middle: digits named right, a point a seed. Right: where one picture is looked at; the frame is as thick "
         "as the weight.",
         "左：REINFORCE 的方差（与最佳常数基线之比）随奖励偏移的变化，每线一个种子。中：数字识别正确率，每点一个种子。"
-        "右：一幅图上看向何处，框线粗细为权重。",
+        "右：在一幅图上看向何处，框线越粗权重越大。",
     ),
     seconds=20.0,
 )

@@ -191,11 +191,11 @@ def plot(figure: "Figure", results: Sequence[Figures], say: Callable[[Both], str
     middle.set(
         yscale="log",
         xlabel=say(Both("width of a head", "每头宽度")),
-        ylabel=say(Both("divergence from the pattern (nats)", "与目标模式的 KL 散度（奈特）")),
+        ylabel=say(Both("divergence from the pattern (nats a row)", "与目标模式的 KL 散度（nat/行）")),
     )
     for at, (name, mark) in enumerate((("whole", "o"), ("split", "s"))):
         right.plot([at] * len(results), [result[name] for result in results], mark, color="C0", fillstyle="none")
-    right.set(xlim=(-0.5, 1.5), ylim=(0, 1.05), ylabel=say(Both("symbols right", "符号正确率")))
+    right.set(xlim=(-0.5, 1.5), ylim=(0, 1.05), ylabel=say(Both("share of symbols fetched right", "取回符号的正确率")))
     right.set_xticks([0, 1], [say(Both("project\nwhole", "整体投影")), say(Both("split\nfirst", "先拆分"))])
 
 
@@ -259,16 +259,28 @@ LAB = Lab(
         "Bhojanapalli et al. 2020, arXiv:2002.07028 (the rank of a head)",
     ),
     thresholds=(
-        between("parameters_most", 1.0, 1.0, Both("heads of d/h share the same matrices", "宽 d/h 的头分同样的矩阵")),
+        between(
+            "parameters_most",
+            1.0,
+            1.0,
+            Both("heads of d/h share the same matrices", "每头宽 d/h 时，各头分用同样大小的矩阵"),
+        ),
         between("scores_most", 15.9, 16.1, Both("sixteen heads, sixteen maps of scores", "十六个头，十六张分数表")),
         at_most("divergence_rise", 0.0, Both("a wider head can do what a narrower can", "窄头能做的宽头都能做")),
         at_least(
             "divergence_16", 1e-3, Both("rank 16 is too low for 32 keys; a pilot saw .022", "秩 16 不够；预实验 .022")
         ),
         at_most(
-            "divergence_31", 1e-4, Both("31 suffice, as softmax ignores a constant", "秩 31 足够：softmax 不计常数")
+            "divergence_31",
+            1e-4,
+            Both(
+                "31 suffice, as a constant added to a row does not move softmax",
+                "秩 31 足够：每行加一个常数不改变 softmax",
+            ),
         ),
-        at_least("split_lost", 0.5, Both("a half alone answers by guessing, 1 in 16", "只有一半只能猜，十六分之一")),
+        at_least(
+            "split_lost", 0.5, Both("a half alone answers by guessing, 1 in 16", "只凭一半只能猜，猜对率十六分之一")
+        ),
     ),
     labels={
         "parameters_most": Both("parameters, 16 heads over 1", "参数，16 头与单头之比"),
@@ -278,16 +290,19 @@ LAB = Lab(
         "squares": Both("parameters of the layer over d²", "该层参数除以 d²"),
         "shared_squares": Both("the same, 16 heads that share one key and value", "同上，16 头共用一组键值"),
         "divergence_1": Both(
-            "divergence from a random pattern, heads of width 1 (nats)", "与随机模式的 KL，头宽 1（奈特）"
+            "divergence from a random pattern, a head of width 1 (nats a row)",
+            "与随机模式的 KL 散度，头宽 1（nat/行）",
         ),
-        "divergence_16": Both("the same, width 16 (nats)", "同上，头宽 16（奈特）"),
-        "divergence_31": Both("the same, width 31 (nats)", "同上，头宽 31（奈特）"),
-        "divergence_rise": Both("largest rise of it from one width to the next (nats)", "相邻宽度间最大升幅（奈特）"),
-        "whole": Both("symbols before right, each head projects the whole", "前一符号正确率，整体投影"),
-        "split": Both("symbols before right, split first", "前一符号正确率，先拆分"),
-        "split_lost": Both("project whole − split first", "整体投影 − 先拆分"),
-        "whole_parameters": Both("parameters, project whole", "参数，整体投影"),
-        "split_parameters": Both("parameters, split first", "参数，先拆分"),
+        "divergence_16": Both("the same, width 16 (nats a row)", "同上，头宽 16（nat/行）"),
+        "divergence_31": Both("the same, width 31 (nats a row)", "同上，头宽 31（nat/行）"),
+        "divergence_rise": Both(
+            "largest rise of it from one width to the next (nats a row)", "相邻宽度间最大升幅（nat/行）"
+        ),
+        "whole": Both("share of symbols fetched right, each head projects the whole", "取回前一符号的正确率，整体投影"),
+        "split": Both("share of symbols fetched right, split first", "取回前一符号的正确率，先拆分"),
+        "split_lost": Both("share fetched right: project whole − split first", "取回正确率：整体投影 − 先拆分"),
+        "whole_parameters": Both("number of parameters, project whole", "参数个数，整体投影"),
+        "split_parameters": Both("number of parameters, split first", "参数个数，先拆分"),
     },
     headline=Both(
         "16 heads over 1: parameters ×{parameters_most:.0f}, scores ×{scores_most:.0f}, time ×{times_most:.1f}",

@@ -172,7 +172,7 @@ def plot(figure: "Figure", results: Sequence[Figures], say: Callable[[Both], str
     by_heads.set(
         xscale="log",
         xlabel=say(Both("heads", "头数")),
-        ylabel=say(Both("share with both answers right", "两问皆对的比例")),
+        ylabel=say(Both("share with both answers right", "两个答案都对的比例")),
         ylim=(-0.05, 1.05),
     )
     by_heads.set_xticks(ticks, [str(tick) for tick in ticks])
@@ -182,7 +182,7 @@ def plot(figure: "Figure", results: Sequence[Figures], say: Callable[[Both], str
         xlim=(-0.5, 1.5),
         ylim=(-0.05, 1.05),
     )
-    cut.set_xticks([0, 1], [say(Both("first answer", "第一问")), say(Both("second answer", "第二问"))])
+    cut.set_xticks([0, 1], [say(Both("first answer", "第一个答案")), say(Both("second answer", "第二个答案"))])
     for head, name in enumerate("CD"):
         axes[name].imshow(results[0]["weights"][head], vmin=0, vmax=1, cmap="Greys")
         axes[name].set(xticks=[], yticks=[], title=say(Both(f"head {head + 1}", f"头 {head + 1}")))
@@ -204,7 +204,7 @@ LAB = Lab(
         "Are all heads needed? Mostly not, after training: Michel et al. 2019 remove most heads at little cost, Voita et "
         "al. 2019 prune 38 of 48 encoder heads for 0.15 BLEU. More is not always better: Vaswani's table 3 has 24.9 BLEU "
         "with 1 head, 25.8 with 8 or 16, 25.4 with 32.",
-        "训练之后每个头都不可少吗？多半不是：Michel 等（2019）去掉大部分头而损失很小，Voita 等（2019）剪去编码器 48 个头中的 38 个，"
+        "训练之后每个头都必不可少吗？多半不是：Michel 等（2019）去掉大部分头而损失很小，Voita 等（2019）剪去编码器 48 个头中的 38 个，"
         "BLEU 只降 0.15。头也不是越多越好：Vaswani 表 3 中 1 头 24.9，8 头和 16 头 25.8，32 头 25.4。",
     ),
     trap=Both(
@@ -264,20 +264,26 @@ LAB = Lab(
         at_most("spares", 0.1, Both("and not at the other", "对另一偏移则应无大碍")),
     ),
     labels={
-        "untrained": Both("both answers right, untrained, 2 heads", "两问皆对，未训练，2 头"),
+        "untrained": Both("share with both answers right, untrained, 2 heads", "两个答案都对的比例，未训练，2 头"),
         **{
-            f"both_{heads}": Both(f"both answers right, heads: {heads}", f"两问皆对，头数 {heads}")
+            f"both_{heads}": Both(f"share with both answers right, heads: {heads}", f"两个答案都对的比例，头数 {heads}")
             for heads in (1, 2, 4, 8, 16)
         },
-        "kills": Both("accuracy lost at its own offset without a head, the least", "去掉一头，本偏移正确率下降，最小"),
-        "spares": Both("accuracy lost at the other offset, the most", "去掉一头，另一偏移正确率下降，最大"),
+        "kills": Both(
+            "accuracy that cutting a head costs at its own offset, the lesser of two",
+            "去掉一个头，其负责的偏移上正确率的下降，两头中较小者",
+        ),
+        "spares": Both(
+            "accuracy that it costs at the other offset, the greater of two",
+            "去掉一个头，另一偏移上正确率的下降，两头中较大者",
+        ),
         "reach": Both("share of the embedding's features that a head depends on", "一个头所依赖的嵌入特征的比例"),
         "parameters": Both("parameters of the layer, whatever its heads", "该层参数个数，与头数无关"),
         "time_16": Both("time of a layer with 16 heads over that with 1", "16 头与 1 头的层用时之比"),
     },
     headline=Both(
-        "two symbols fetched at once: {both_1:.2f} with one head, {both_2:.2f} with two",
-        "同时取回两个符号：单头 {both_1:.2f}，双头 {both_2:.2f}",
+        "share of two symbols fetched at once: {both_1:.2f} with one head, {both_2:.2f} with two",
+        "同时取回两个符号的正确率：单头 {both_1:.2f}，双头 {both_2:.2f}",
     ),
     quick=Size(),
     full=Size(width=256, symbols=64, length=64, steps=4000, timed_width=1024, timed_length=1024),
@@ -286,9 +292,9 @@ LAB = Lab(
     caption=Both(
         "Left: share of positions with both symbols right by number of heads, a line a seed; dotted: untrained. Middle: "
         "what each answer loses without a head (circle: the first answer's, square: the second's). Right: the weights "
-        "of the two heads.",
-        "左：两个符号都答对的位置比例随头数的变化，每线一个种子；点线为未训练。中：去掉一个头后各问正确率的下降（圆：第一问的头，方：第二问的头）。"
-        "右：两个头的权重。",
+        "of the two heads (darker: more).",
+        "左：两个符号都答对的位置比例随头数的变化，每线一个种子；点线为未训练。中：去掉一个头后各答案正确率的下降（圆：负责第一个答案的头，方：负责第二个答案的头）。"
+        "右：两个头的权重（越深越大）。",
     ),
     seconds=20.0,
     alone=True,

@@ -288,9 +288,11 @@ LAB = Lab(
         "What if a row has no key left, as with left padding under a causal mask? Softmax over nothing but −∞ is 0/0: "
         "NaN, in that output and in the gradients of all values. Say what it means: here such a row gives exactly 0 with "
         "finite gradients. A large negative number instead of −∞ gives uniform weights over what was hidden: no "
-        "NaN, and a silent leak.",
+        "NaN, and a silent leak. And spans? Those are SpanBERT's, not BERT's: lengths drawn from Geometric(0.2) truncated "
+        "at 10, 3.8 words on average, until 15% of the words are masked.",
         "如果某一行一个键都不剩（例如左侧填充再加因果掩码）会怎样？对全是 −∞ 的一行做 softmax 等于 0/0，该行输出是 NaN，所有值的梯度也变成 NaN。"
-        "必须规定含义：这里规定输出恰为 0，梯度有限。若用很大的负数代替 −∞，则会在被遮盖的位置上得到均匀权重：没有 NaN，却悄悄泄漏。",
+        "必须规定含义：这里规定输出恰为 0，梯度有限。若用很大的负数代替 −∞，则会在被遮盖的位置上得到均匀权重：没有 NaN，却悄悄泄漏。"
+        "片段掩码呢？那是 SpanBERT 的，不是 BERT 的：长度服从截断于 10 的 Geometric(0.2)，平均 3.8 个词，直到遮住 15% 的词。",
     ),
     trap=Both(
         "“The future mask belongs in cross-attention”: the source lies there whole before the first word is written, so "
@@ -315,7 +317,7 @@ LAB = Lab(
             truth=Both(
                 "BERT's random masking corrupts the input and chooses the targets; with it, no pair of its "
                 "self-attention is hidden.",
-                "BERT 的随机掩码是破坏输入并选定预测目标；自注意力中没有任何位置对被遮盖。",
+                "BERT 的随机掩码破坏的是输入，并由此选定预测目标；自注意力中没有任何位置对被遮盖。",
             ),
             holds=lambda means: means["bert_hidden_pairs"] > 0.01,
             mistake=True,
@@ -328,7 +330,7 @@ LAB = Lab(
             truth=Both(
                 "So it is: without its mask, padding moves the real tokens; and rows that both masks empty are NaN in "
                 "the textbook's softmax.",
-                "确实如此：不加填充掩码，填充内容会改变真实词元的结果；两种掩码叠加后成为空行的位置，教科书式的 softmax 会得到 NaN。",
+                "确实如此：不加填充掩码，填充内容会改变真实词元的结果；两种掩码叠加后一个键都不剩的行，教科书式的 softmax 会给出 NaN。",
             ),
             holds=lambda means: means["padding_unmasked"] > 1e-3 and means["textbook_nan"] > 0,
         ),
@@ -359,8 +361,8 @@ LAB = Lab(
             3.747,
             3.847,
             Both(
-                "computed 3.797 for Geometric(0.2) truncated at 10; clamped it would be 4.46",
-                "Geometric(0.2) 截断于 10 的计算值为 3.797；若用截取则为 4.46",
+                "computed 3.797 for Geometric(0.2) truncated at 10; were longer ones cut to 10, 4.46",
+                "Geometric(0.2) 截断于 10 并重新归一化，计算值为 3.797；若把超出者记作 10 则为 4.46",
             ),
         ),
         at_least(
@@ -368,11 +370,11 @@ LAB = Lab(
             0.5,
             Both(
                 "half of the tokens are random, ln 10 nats each, unless they are seen",
-                "一半词元是随机的，不偷看时每个 ln 10 nat",
+                "约一半词元是随机的，不偷看时每个损失 ln 10 nat",
             ),
         ),
         at_least("right_causal", 0.9, Both("the sums can be learned", "累加任务可以学会")),
-        at_most("right_unmasked", 0.05, Both("nothing right: by chance 10⁻⁸", "应一个不对：碰巧的概率为 10⁻⁸")),
+        at_most("right_unmasked", 0.05, Both("nothing right: by chance 10⁻⁸", "应全部错误：碰巧答对的概率为 10⁻⁸")),
     ),
     labels={
         "leak_causal": Both("change of earlier logits, causal mask", "之前位置输出的变化，因果掩码"),
@@ -418,8 +420,12 @@ LAB = Lab(
         "loss_causal": Both("training loss, causal mask, nats", "训练损失，因果掩码，nat"),
         "loss_unmasked": Both("training loss, no mask, nats", "训练损失，无掩码，nat"),
         "loss_gap": Both("loss that the mask costs, nats", "掩码带来的损失差，nat"),
-        "right_causal": Both("running sums generated right, causal mask", "生成正确的比例，因果掩码"),
-        "right_unmasked": Both("running sums generated right, no mask", "生成正确的比例，无掩码"),
+        "right_causal": Both(
+            "share of rows of running sums generated right, causal mask", "累加整行生成正确的比例，因果掩码"
+        ),
+        "right_unmasked": Both(
+            "share of rows of running sums generated right, no mask", "累加整行生成正确的比例，无掩码"
+        ),
     },
     headline=Both(
         "without the mask the loss is {loss_unmasked:.2f} instead of {loss_causal:.2f}, and {right_unmasked:.0%} of the sums "

@@ -154,9 +154,9 @@ LAB = Lab(
     answer=Both(
         "A row for each query, a column for each key, and one such matrix for each head: h × n × n in self-attention, "
         "h × targets × sources in cross-attention. Written down, it takes memory h·n². It need not be written down: a "
-        "softmax can be summed up tile by tile, exactly, in memory that grows with n alone.",
+        "softmax can be summed up tile by tile, exactly, in memory proportional to n.",
         "每个查询一行、每个键一列，每个头一个这样的矩阵：自注意力为 h × n × n，交叉注意力为 h × 目标长度 × 源长度。"
-        "若整个存下，内存是 h·n²。但不必存下：softmax 可以分块累加，结果精确，内存只随 n 增长。",
+        "若整个存下，内存是 h·n²。但不必存下：softmax 可以分块累加，结果精确，内存只与 n 成正比。",
     ),
     follow_up=Both(
         "What does not storing it cost? No accuracy: a running maximum and a running sum give the same softmax. Not time "
@@ -189,6 +189,7 @@ LAB = Lab(
                 "交叉注意力中有两个长度：每个目标位置一行，每个源位置一列。",
             ),
             holds=lambda means: means["cross_rows"] == means["cross_columns"],
+            mistake=True,
         ),
     ),
     papers=(

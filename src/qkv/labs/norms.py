@@ -205,7 +205,7 @@ def plot(figure: "Figure", results: Sequence[Figures], say: Callable[[Both], str
         for at, (what, _) in enumerate(DEPENDS):
             values = [max(result[f"{what}_{norm}"], 1e-8) for result in results]
             right.plot([at + 0.2 * place] * len(values), values, "os"[place], color=f"C{place}")
-    left.set(xlabel=say(Both("step", "步")), ylabel=say(Both("training loss (nats a letter)", "训练损失（奈特/字符）")))
+    left.set(xlabel=say(Both("step", "步")), ylabel=say(Both("training loss (nats a letter)", "训练损失（nat/字符）")))
     left.legend()
     right.axhline(1e-8, color="gray", linestyle=":")
     right.set(
@@ -237,13 +237,13 @@ LAB = Lab(
         "over all tokens of a batch while training and running averages in use: it sees padding, leaks the future into a "
         "decoder, differs between the two modes, and its gradient changes when a batch is split.",
         "用层归一化。它只在一个词元自己的特征上求均值和方差，因此同批的其他序列、填充和未来词元都不影响该词元，训练与推理的计算也完全相同。"
-        "批归一化在训练时对整个批次的词元求统计量，推理时改用滑动平均：它会看见填充，会让解码器泄漏未来信息，两种模式不一致，拆分批次后梯度也会变。",
+        "批归一化在训练时对整个批次的词元求统计量，推理时改用滑动平均：它会受填充影响，会向解码器泄漏未来信息，两种模式不一致，拆分批次后梯度也会变。",
     ),
     follow_up=Both(
         "Does BatchNorm train worse, then? Hardly at this size: both losses are shown. Shen et al. (PowerNorm) "
         "trace its losses in large Transformers to batch statistics that vary widely for text. What LayerNorm buys is "
         "independence, and many models now leave out its mean (RMSNorm).",
-        "那么批归一化的训练效果更差吗？在这个规模上相差无几，两者的损失都列在表中。PowerNorm 的作者认为，大模型中的差距源于文本的批统计量波动很大。"
+        "那么批归一化的训练效果更差吗？在这个规模上相差无几，两者的损失都列在表中。PowerNorm 的作者（Shen 等）认为，大型 Transformer 中的差距源于文本的批统计量波动很大。"
         "层归一化的好处是各词元互不依赖；如今许多模型进一步去掉减均值的步骤（RMSNorm）。",
     ),
     trap=Both(
@@ -261,7 +261,7 @@ LAB = Lab(
             truth=Both(
                 "The deep sigmoid net does learn faster with BatchNorm, but without any norm hardly a derivative is below "
                 ".01: starved derivatives are not what it cures here. Santurkar et al. dispute the cause too.",
-                "加上批归一化后深层 sigmoid 网络确实学得更快，但不加归一化时几乎没有导数小于 .01：这里它治好的并不是导数过小。Santurkar 等人也质疑这一解释。",
+                "加上批归一化后深层 sigmoid 网络确实学得更快，但不加归一化时几乎没有导数小于 .01：可见在这里它起作用并不是因为避免了导数过小。Santurkar 等人也质疑这一解释。",
             ),
             holds=lambda means: (
                 means["starved_none"] - means["starved_batch"] >= 0.01
@@ -276,6 +276,15 @@ LAB = Lab(
                 "取 γ = √(方差 + ε)、β = 均值时，批归一化能还原输入。层归一化做不到：每个词元的均值和方差不同，而 γ、β 是共用的。",
             ),
             holds=lambda means: means["restored_batch"] < 1e-4,
+        ),
+        Claim(
+            says=Both("LayerNorm takes its statistics over the whole layer.", "层归一化在整个层上计算统计量。"),
+            truth=Both(
+                "Over one token's features. Were it the whole layer, all tokens of a text, the last letter would move those "
+                "before it; it moves none.",
+                "只在一个词元自己的特征上计算。若在整个层（一段文本的所有词元）上计算，末字符就会影响之前的输出；实测毫无影响。",
+            ),
+            holds=lambda means: means["future_layer"] > 0,
         ),
         Claim(
             says=Both(
@@ -332,9 +341,15 @@ LAB = Lab(
         "Shen et al. 2020, arXiv:2003.07845",
     ),
     thresholds=(
-        at_least("gap_1_batch", 0.05, Both("a pilot saw .17 to .23 nats", "预实验为 .17 至 .23 奈特")),
+        at_least("gap_1_batch", 0.05, Both("a pilot saw .17 to .23 nats", "预实验为 .17 至 .23 nat")),
         between("gap_1_layer", 0.0, 0.0, Both("a control: both modes compute the same", "对照：两种模式的计算相同")),
-        at_least("padding_batch", 1.0, Both("a logit moves by more than e-fold odds", "输出移动超过一个自然对数单位")),
+        at_least(
+            "padding_batch",
+            1.0,
+            Both(
+                "a logit moved by 1 changes its odds e-fold: no rounding", "logit 变化 1，几率就变为 e 倍，绝非舍入误差"
+            ),
+        ),
         at_most("padding_layer", 1e-4, Both("rounding alone", "只有舍入误差")),
         at_most("accumulation_layer", 1e-5, Both("rounding alone", "只有舍入误差")),
         at_least("accumulation_batch", 1e-2, Both("a thousand times rounding", "是舍入误差的千倍")),
@@ -342,22 +357,28 @@ LAB = Lab(
         at_most("future_layer", 0.0, Both("a control: the causal mask lets nothing through", "对照：因果掩码不泄漏")),
     ),
     labels={
-        "loss_batch": Both("held-out loss in use, BatchNorm (nats a letter)", "验证损失，批归一化（奈特/字符）"),
-        "loss_layer": Both("held-out loss in use, LayerNorm (nats a letter)", "验证损失，层归一化（奈特/字符）"),
+        "loss_batch": Both("held-out loss in use, BatchNorm (nats a letter)", "验证损失，批归一化（nat/字符）"),
+        "loss_layer": Both("held-out loss in use, LayerNorm (nats a letter)", "验证损失，层归一化（nat/字符）"),
         "gap_1_batch": Both(
             "loss in training mode − in use, batch 1, BatchNorm (nats)",
-            "训练模式 − 推理模式的损失，批大小 1，批归一化（奈特）",
+            "训练模式 − 推理模式的损失，批大小 1，批归一化（nat）",
         ),
-        "gap_1_layer": Both("the same, LayerNorm (nats)", "同上，层归一化（奈特）"),
-        "gap_32_batch": Both("the same, batch 32, BatchNorm (nats)", "同上，批大小 32，批归一化（奈特）"),
-        "gap_32_layer": Both("the same, batch 32, LayerNorm (nats)", "同上，批大小 32，层归一化（奈特）"),
-        "padding_batch": Both("largest change of a logit by padding, BatchNorm", "填充造成的最大输出变化，批归一化"),
-        "padding_layer": Both("largest change of a logit by padding, LayerNorm", "填充造成的最大输出变化，层归一化"),
+        "gap_1_layer": Both("the same, LayerNorm (nats)", "同上，层归一化（nat）"),
+        "gap_32_batch": Both("the same, batch 32, BatchNorm (nats)", "同上，批大小 32，批归一化（nat）"),
+        "gap_32_layer": Both("the same, batch 32, LayerNorm (nats)", "同上，批大小 32，层归一化（nat）"),
+        "padding_batch": Both(
+            "largest change of a logit by padding, in training, BatchNorm", "训练时填充造成的最大输出变化，批归一化"
+        ),
+        "padding_layer": Both(
+            "largest change of a logit by padding, in training, LayerNorm", "训练时填充造成的最大输出变化，层归一化"
+        ),
         "future_batch": Both(
-            "largest change of earlier logits by the last letter, BatchNorm", "末字符对之前输出的最大影响，批归一化"
+            "largest change of earlier logits by the last letter, in training, BatchNorm",
+            "训练时末字符对之前输出的最大影响，批归一化",
         ),
         "future_layer": Both(
-            "largest change of earlier logits by the last letter, LayerNorm", "末字符对之前输出的最大影响，层归一化"
+            "largest change of earlier logits by the last letter, in training, LayerNorm",
+            "训练时末字符对之前输出的最大影响，层归一化",
         ),
         "accumulation_batch": Both(
             "gradient of 4 × 8 against 32, relative difference, BatchNorm", "4×8 与 32 的梯度相对差，批归一化"
@@ -365,8 +386,14 @@ LAB = Lab(
         "accumulation_layer": Both(
             "gradient of 4 × 8 against 32, relative difference, LayerNorm", "4×8 与 32 的梯度相对差，层归一化"
         ),
-        "company_batch": Both("alone against in a batch, in use, BatchNorm", "推理时单独与同批计算之差，批归一化"),
-        "company_layer": Both("alone against in a batch, in use, LayerNorm", "推理时单独与同批计算之差，层归一化"),
+        "company_batch": Both(
+            "largest change of a logit by the rest of the batch, in use, BatchNorm",
+            "推理时同批其他样本造成的最大输出变化，批归一化",
+        ),
+        "company_layer": Both(
+            "largest change of a logit by the rest of the batch, in use, LayerNorm",
+            "推理时同批其他样本造成的最大输出变化，层归一化",
+        ),
         "time_batch": Both(
             "RNN in use: variance of the first step over that of the last, BatchNorm",
             "RNN 推理时首步与末步方差之比，批归一化",
@@ -383,16 +410,22 @@ LAB = Lab(
             "error of restoring the input by γ and β (standard deviations), LayerNorm",
             "用 γ、β 还原输入的误差（标准差），层归一化",
         ),
-        "deep_loss_none": Both("deep sigmoid net, loss, no norm (nats)", "深层 sigmoid 网络损失，无归一化（奈特）"),
-        "deep_loss_batch": Both("deep sigmoid net, loss, BatchNorm (nats)", "深层 sigmoid 网络损失，批归一化（奈特）"),
-        "deep_loss_layer": Both("deep sigmoid net, loss, LayerNorm (nats)", "深层 sigmoid 网络损失，层归一化（奈特）"),
-        "starved_none": Both("share of derivatives below .01, no norm", "小于 .01 的导数比例，无归一化"),
-        "starved_batch": Both("share of derivatives below .01, BatchNorm", "小于 .01 的导数比例，批归一化"),
-        "starved_layer": Both("share of derivatives below .01, LayerNorm", "小于 .01 的导数比例，层归一化"),
+        "deep_loss_none": Both("deep sigmoid net, loss, no norm (nats)", "深层 sigmoid 网络损失，无归一化（nat）"),
+        "deep_loss_batch": Both("deep sigmoid net, loss, BatchNorm (nats)", "深层 sigmoid 网络损失，批归一化（nat）"),
+        "deep_loss_layer": Both("deep sigmoid net, loss, LayerNorm (nats)", "深层 sigmoid 网络损失，层归一化（nat）"),
+        "starved_none": Both(
+            "share of sigmoid derivatives below .01, no norm", "小于 .01 的 sigmoid 导数比例，无归一化"
+        ),
+        "starved_batch": Both(
+            "share of sigmoid derivatives below .01, BatchNorm", "小于 .01 的 sigmoid 导数比例，批归一化"
+        ),
+        "starved_layer": Both(
+            "share of sigmoid derivatives below .01, LayerNorm", "小于 .01 的 sigmoid 导数比例，层归一化"
+        ),
     },
     headline=Both(
-        "train/eval gap: BatchNorm {gap_1_batch:.2f} nats, LayerNorm {gap_1_layer:.2f}",
-        "训练与推理的损失差：批归一化 {gap_1_batch:.2f} 奈特，层归一化 {gap_1_layer:.2f}",
+        "loss in training mode less in use, batch 1: BatchNorm {gap_1_batch:.2f} nats, LayerNorm {gap_1_layer:.2f}",
+        "批大小 1 时训练模式与推理模式的损失差：批归一化 {gap_1_batch:.2f} nat，层归一化 {gap_1_layer:.2f}",
     ),
     quick=Size(),
     full=Size(width=256, layers=6, steps=5000, length=128, text=3_000_000, tested=200_000, deep_steps=3000),

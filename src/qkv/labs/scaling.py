@@ -161,17 +161,17 @@ LAB = Lab(
     question=Both("Dot product and scaled dot product: why divide by √d?", "点积与缩放点积：为什么要除以 √d？"),
     answer=Both(
         "The score of two vectors with d features of variance 1 has variance d. Softmax over such scores puts nearly all "
-        "weight on one key, and the derivative of its weights by the scores vanishes. Dividing by √d, the root of a "
+        "weight on one key, and the derivative of its weights by the scores shrinks. Dividing by √d, the root of a "
         "head's width, keeps the variance at 1 whatever the width. It is done before the softmax.",
-        "两个方差为 1 的 d 维向量，其点积的方差是 d。这样的分数经过 softmax 后几乎全部权重落在一个键上，权重对分数的导数趋近于零。"
+        "两个方差为 1 的 d 维向量，其点积的方差是 d。这样的分数经过 softmax 后几乎全部权重落在一个键上，权重对分数的导数变小。"
         "除以 √d（d 是每个头的宽度）使方差不随宽度变化，保持为 1；缩放在 softmax 之前。",
     ),
     follow_up=Both(
         "Does additive attention need it? No: v·tanh(Wq + Uk) is bounded by the sum of |v|, whatever the width of the "
-        "keys. And the variance is d only for unit-variance queries and keys: PyTorch's default linear layer makes "
-        "scores of variance about d/9.",
+        "keys. And the variance is d only for unit-variance queries and keys: PyTorch's default linear layers make "
+        "scores of variance about d/9. Is it proved that saturation is what harms? Vaswani et al. only suspect it.",
         "加性注意力需要缩放吗？不需要：v·tanh(Wq + Uk) 以 |v| 之和为界，与键的宽度无关。另外，只有查询和键的方差为 1 时点积方差才是 d；"
-        "PyTorch 线性层的默认初始化给出的方差约为 d/9。",
+        "PyTorch 线性层的默认初始化给出的方差约为 d/9。饱和有害是已证明的吗？不是，Vaswani 等人只说“怀疑”。",
     ),
     trap=Both(
         "“Without scaling the gradient is smaller”: of what? That of the weights by the scores is; that of the weights by "
@@ -209,7 +209,10 @@ LAB = Lab(
         ),
         at_most("variance_highest", 1.05, Both("the same, from above", "同上，上界")),
         between(
-            "head_variance", 0.95, 1.05, Both("scores of a head have its width's variance", "头内分数的方差应为头宽")
+            "head_variance",
+            0.95,
+            1.05,
+            Both("the variance of a head's scores is its width", "头内分数的方差应等于头宽"),
         ),
         at_least("score_falls", 2.0, Both("computed .304 and .097 at d = 256", "d = 256 时计算值为 .304 与 .097")),
         at_least("query_rises", 2.0, Both("computed 1.54 and .30 at d = 256", "d = 256 时计算值为 1.54 与 .30")),
@@ -228,14 +231,14 @@ LAB = Lab(
         "query_rises": Both(
             "∂weights/∂query at d = 256, unscaled over scaled", "d = 256 时 ∂权重/∂查询，不缩放与缩放之比"
         ),
-        "scaled_64": Both("recall, width 64, scaled", "回忆正确率，宽 64，缩放"),
-        "unscaled_64": Both("recall, width 64, unscaled", "回忆正确率，宽 64，不缩放"),
-        "additive_64": Both("recall, width 64, additive", "回忆正确率，宽 64，加性"),
-        "scaled_256": Both("recall, width 256, scaled", "回忆正确率，宽 256，缩放"),
-        "unscaled_256": Both("recall, width 256, unscaled", "回忆正确率，宽 256，不缩放"),
-        "additive_256": Both("recall, width 256, additive", "回忆正确率，宽 256，加性"),
-        "gain_64": Both("recall, width 64: scaled − unscaled", "宽 64：缩放 − 不缩放"),
-        "gain_256": Both("recall, width 256: scaled − unscaled", "宽 256：缩放 − 不缩放"),
+        "scaled_64": Both("share recalled, width 64, scaled", "回忆正确率，宽 64，缩放"),
+        "unscaled_64": Both("share recalled, width 64, unscaled", "回忆正确率，宽 64，不缩放"),
+        "additive_64": Both("share recalled, width 64, additive", "回忆正确率，宽 64，加性"),
+        "scaled_256": Both("share recalled, width 256, scaled", "回忆正确率，宽 256，缩放"),
+        "unscaled_256": Both("share recalled, width 256, unscaled", "回忆正确率，宽 256，不缩放"),
+        "additive_256": Both("share recalled, width 256, additive", "回忆正确率，宽 256，加性"),
+        "gain_64": Both("share recalled, width 64: scaled − unscaled", "回忆正确率，宽 64：缩放 − 不缩放"),
+        "gain_256": Both("share recalled, width 256: scaled − unscaled", "回忆正确率，宽 256：缩放 − 不缩放"),
     },
     headline=Both(
         "recall at width 256: {scaled_256:.2f} scaled, {unscaled_256:.2f} unscaled",

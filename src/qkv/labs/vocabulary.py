@@ -105,8 +105,8 @@ def plot(figure: "Figure", results: Sequence[Figures], say: Callable[[Both], str
         right.plot(result["words"], [0.0] * len(result["words"]), "o", color="C0")
     words = say(Both("words of the corpus", "语料词数"))
     left.set(xlabel=words, ylabel=say(Both("different words", "不同的词")), ylim=(0, None))
-    right.set(xlabel=words, ylabel=say(Both("held-out words unknown, %", "留出文本中未知词，%")), ylim=(-0.3, None))
-    right.annotate(say(Both("table of words", "词表")), (0.55, 0.75), xycoords="axes fraction")
+    right.set(xlabel=words, ylabel=say(Both("held-out words unknown, %", "留出文本中的未登录词，%")), ylim=(-0.3, None))
+    right.annotate(say(Both("table of words", "整词词表")), (0.55, 0.75), xycoords="axes fraction")
     right.annotate(say(Both("bytes: none", "字节：无")), (0.55, 0.08), xycoords="axes fraction")
 
 
@@ -114,14 +114,14 @@ LAB = Lab(
     name="vocabulary",
     rows=("10",),
     question=Both(
-        "How large is the embedding layer, and why are words cut into pieces?", "嵌入层有多大，为什么要把词切开？"
+        "How large is the embedding layer, and why are words cut into pieces?", "嵌入层有多大？为什么要把词切成子词？"
     ),
     answer=Both(
         "Vocabulary × width: one row a token. A table of all words has no end: each doubling of the text brings new "
         "ones, and in a new text some are missing. Pieces of words end at a size one chooses, and bytes leave no text "
         "unknown; the price is more tokens a word.",
-        "词汇量 × 宽度，每个词元一行。收尽所有词的表没有尽头：文本每翻一倍都有新词，新文本里总有缺的词。子词的表大小可以自己定，"
-        "而字节级的切分不会遇到未知文本；代价是每个词要用更多词元。",
+        "词表大小 × 嵌入维度，每个词元一行。想收录所有词，表就没有尽头：文本每翻一倍都有新词，新文本里总有缺的词。子词表的大小可以自己定，"
+        "而字节级的切分没有未登录词；代价是每个词要用更多词元。",
     ),
     follow_up=Both(
         "What share of the parameters is it? In BERT base a fifth, in GPT-2 small a third; it falls as models grow. Input "
@@ -129,13 +129,13 @@ LAB = Lab(
         "它占参数的多少？BERT base 约五分之一，GPT-2 small 约三分之一；模型越大占比越小。输入与输出通常共用一张表。",
     ),
     trap=Both(
-        "Positions and segments are tables too, but small ones: 512 and 2 rows. And a word that is one token in English "
-        "may be many in another language.",
-        "位置与句段也是表，但很小：512 行和 2 行。另外，英语中的一个词元，在别的语言里可能要拆成许多个。",
+        "Positions and segments are tables too, but small ones: 512 and 2 rows in BERT. And a word that is one token in "
+        "English may be many in another language.",
+        "位置嵌入和段落嵌入也是表，但很小：BERT 中为 512 行和 2 行。另外，在英语中只占一个词元的词，换成别的语言可能要拆成许多个。",
     ),
     claims=(
         Claim(
-            says=Both("The layer's size is vocabulary × dimension.", "嵌入层大小为词汇量 × 维度。"),
+            says=Both("The layer's size is vocabulary × width.", "嵌入层大小为词表大小 × 嵌入维度。"),
             truth=Both(
                 "So it is: BERT base has 30,522 rows of 768, a fifth of its parameters.",
                 "属实：BERT base 有 30,522 行，每行 768 个数，占参数的五分之一。",
@@ -144,11 +144,11 @@ LAB = Lab(
         ),
         Claim(
             says=Both(
-                "Tokenizers are used since no table can hold every word.", "使用分词器，因为没有哪张表能收尽所有词。"
+                "Tokenizers are used since no table can hold every word.", "使用分词器，因为没有哪张表能收录所有词。"
             ),
             truth=Both(
                 "So it is: the words go on growing, and held-out text has some that the table lacks; bytes lack none.",
-                "属实：词的数目一直在增长，留出文本中总有表里没有的词；字节级切分则没有遗漏。",
+                "属实：不同的词一直在增多，留出文本中总有表里没有的词；字节级切分则一个不缺。",
             ),
             holds=lambda means: means["growth"] > 0.15 and means["words_unknown"] > means["bpe_unknown"],
         ),
@@ -161,7 +161,7 @@ LAB = Lab(
     ),
     thresholds=(
         at_least(
-            "growth", 0.15, Both("a table that ended would grow by less and less", "若词表有尽头，增长应趋近于零")
+            "growth", 0.15, Both("a table that ended would grow by less and less", "若词表有尽头，增长会越来越小")
         ),
         at_least("words_unknown", 0.02, Both("one word in fifty is no accident", "五十个词里缺一个，绝非偶然")),
         at_most("bpe_unknown", 0.0, Both("bytes cover every text", "字节能覆盖任何文本"), every=True),
@@ -189,7 +189,7 @@ LAB = Lab(
     ),
     labels={
         "growth": Both("growth of different words as the corpus doubles, share", "语料翻倍时不同词数的增长比例"),
-        "words_unknown": Both("held-out words that the table of words lacks, share", "词表缺少的留出词比例"),
+        "words_unknown": Both("held-out words that the table of words lacks, share", "整词词表缺少的留出词比例"),
         "bpe_unknown": Both(
             "held-out texts that byte-BPE does not give back, share", "字节级 BPE 无法还原的留出文本比例"
         ),
@@ -197,10 +197,10 @@ LAB = Lab(
             "held-out WordPiece tokens that are [UNK], share", "WordPiece 留出词元中 [UNK] 的比例"
         ),
         "bpe_tokens_a_word": Both(
-            "byte-BPE tokens a held-out word, vocabulary 4,096", "每个留出词的字节级 BPE 词元数，词汇量 4,096"
+            "byte-BPE tokens a held-out word, whole corpus", "每个留出词的字节级 BPE 词元数，全部语料"
         ),
         "wordpiece_tokens_a_word": Both(
-            "WordPiece tokens a held-out word, vocabulary 4,096", "每个留出词的 WordPiece 词元数，词汇量 4,096"
+            "WordPiece tokens a held-out word, whole corpus", "每个留出词的 WordPiece 词元数，全部语料"
         ),
         "bert_base": Both("parameters of BERT base", "BERT base 参数量"),
         "bert_large": Both("parameters of BERT large", "BERT large 参数量"),
@@ -221,16 +221,17 @@ LAB = Lab(
         "bert_base_share": Both("token table's share of BERT base", "词元表占 BERT base 参数的比例"),
     },
     headline=Both(
-        "{words_unknown:.1%} of unseen words missing from a table of words, none from bytes",
-        "词表缺少 {words_unknown:.1%} 的新词，字节级切分一个不缺",
+        "{words_unknown:.1%} of the words of held-out text missing from a table of words, none from bytes",
+        "整词词表缺少留出文本中 {words_unknown:.1%} 的词，字节级切分一个不缺",
     ),
     quick=Size(),
     full=Size(shares=(0.125, 0.25, 0.5, 1.0), code=True, pieces=16_384),
     measure=measure,
     plot=plot,
     caption=Both(
-        "Python's own docstrings, in an order of the seed: different words, and held-out words that were never read.",
-        "Python 自带文档字符串，次序由种子决定：不同的词数，以及从未读到过的留出词。",
+        "Python's own docstrings, in an order of the seed: different words, and the share of held-out words never read. "
+        "Right, squares: a table of words, circles: bytes; a line a seed. Pieces: 4,096 in the quick form.",
+        "Python 自带的文档字符串，次序由种子决定：不同的词数，以及从未读到过的留出词比例。右图方块：整词词表，圆点：字节；每线一个种子。快速形式的子词表大小为 4,096。",
     ),
     seconds=40.0,
 )

@@ -8,7 +8,7 @@ CHOICES: tuple[tuple[Both, Both], ...] = (
         Both(
             "Attention, if sequences are trained in parallel or something far back must be recalled exactly. An RNN or a "
             "state-space model, if tokens arrive one by one for ever and memory must stay constant.",
-            "需要并行训练、或要精确回忆远处内容时选注意力；词元源源不断到来且内存必须恒定时，选 RNN 或状态空间模型。",
+            "需要并行训练、或要精确回忆远处内容时选注意力；词元源源不断到来而内存必须恒定时，选 RNN 或状态空间模型。",
         ),
     ),
     (
@@ -40,7 +40,7 @@ CHOICES: tuple[tuple[Both, Both], ...] = (
         Both(
             "Pre-LN with a final norm for deep models and for training that must not fail. Post-LN with warm-up when the "
             "model is shallow and the last bit of quality counts.",
-            "深层模型、训练不能失败时选前置归一化并加最终归一化；层数较少、追求最后一点质量时可选后置归一化并配合预热。",
+            "模型较深、训练不容失败时，选前置归一化并在末尾再加一层归一化；层数较少、想榨出最后一点质量时，可选后置归一化并配合预热。",
         ),
     ),
     (
@@ -48,14 +48,14 @@ CHOICES: tuple[tuple[Both, Both], ...] = (
         Both(
             "Soft, as a rule: it trains by plain gradients and in training hard costs as much. Hard, where one place must "
             "be named, or where looking is what costs.",
-            "通常选软注意力：直接用梯度训练，而硬注意力训练时并不更便宜。必须指明一个位置、或“看”本身有代价时选硬注意力。",
+            "通常选软注意力：可直接用梯度训练，而硬注意力训练时也并不省。必须指明一个位置、或“看”本身有代价时选硬注意力。",
         ),
     ),
     (
         Both("Global or local attention?", "全局还是局部注意力？"),
         Both(
             "Global until the length hurts; then a sliding window in most layers and global attention in some.",
-            "长度造成负担之前用全局；之后多数层用滑动窗口，少数层保留全局。",
+            "序列不太长时用全局；长到成为负担后，多数层用滑动窗口，少数层保留全局。",
         ),
     ),
     (
@@ -63,7 +63,7 @@ CHOICES: tuple[tuple[Both, Both], ...] = (
         Both(
             "As many as give heads of 64 to 128 features. Fewer key heads than query heads when generation reads a long "
             "cache.",
-            "使每个头的宽度在 64 到 128 之间即可。生成时要读很长的缓存，则让键的头数少于查询的头数。",
+            "使每个头的宽度在 64 到 128 之间即可。若生成时要读很长的缓存，就让键值头少于查询头。",
         ),
     ),
 )
@@ -75,7 +75,7 @@ FOLLOW_UPS: tuple[tuple[Both, Both], ...] = (
             "It does all the same operations, even some twice; but block by block, with a running maximum and sum, so that "
             "the matrix of scores is never written to memory. What it saves is traffic, and traffic was the limit. "
             "(Dao 2022, arXiv:2205.14135.)",
-            "运算一样多，有些甚至算两次；但它逐块计算，随时维护最大值与和，分数矩阵从不写入内存。省下的是访存，而访存正是瓶颈。"
+            "运算一样多，有些甚至算两次；但它逐块计算，同时维护滚动最大值与滚动和，分数矩阵从不写入内存。省下的是访存，而访存正是瓶颈。"
             "（Dao 2022，arXiv:2205.14135）",
         ),
     ),
@@ -100,19 +100,21 @@ FOLLOW_UPS: tuple[tuple[Both, Both], ...] = (
         Both(
             "Grouped-query: several query heads share one key and value, so that the cache shrinks by that factor (Ainslie "
             "2023, arXiv:2305.13245). Latent: the cache keeps one compressed vector a token, from which keys and values of "
-            "all heads are made (DeepSeek-V2, arXiv:2405.04434).",
-            "分组查询：几个查询头共用一组键和值，缓存按此倍数缩小（Ainslie 2023，arXiv:2305.13245）。潜在注意力：每个词元只缓存一个压缩向量，"
-            "再由它生成所有头的键和值（DeepSeek-V2，arXiv:2405.04434）。",
+            "all heads are made, and one small rotary key (DeepSeek-V2, arXiv:2405.04434).",
+            "分组查询：几个查询头共用一组键和值，缓存按此倍数缩小（Ainslie 2023，arXiv:2305.13245）。潜在注意力：每个词元只缓存一个压缩向量（由它生成所有头的键和值）"
+            "和一个很小的旋转键（DeepSeek-V2，arXiv:2405.04434）。",
         ),
     ),
     (
         Both("Linear attention and state-space models?", "线性注意力与状态空间模型？"),
         Both(
             "Replace softmax(q·k) by φ(q)·φ(k), and the sum over keys becomes a state that is updated token by token: O(1) "
-            "memory, an RNN in other words (Katharopoulos 2020, arXiv:2006.16236; Mamba, arXiv:2312.00752). What a fixed "
-            "state cannot do is recall any of many items exactly.",
+            "memory, an RNN in other words (Katharopoulos 2020, arXiv:2006.16236). State-space models keep such a state too, "
+            "and choose what it forgets (Mamba, arXiv:2312.00752). What a fixed state cannot do is recall any of many "
+            "items exactly.",
             "把 softmax(q·k) 换成 φ(q)·φ(k)，对键的求和就变成逐词元更新的状态：内存 O(1)，换言之就是一种 RNN"
-            "（Katharopoulos 2020，arXiv:2006.16236；Mamba，arXiv:2312.00752）。固定大小的状态无法精确回忆任意多的内容。",
+            "（Katharopoulos 2020，arXiv:2006.16236）。状态空间模型也维护这样的状态，并能选择遗忘什么（Mamba，arXiv:2312.00752）。"
+            "固定大小的状态无法精确回忆任意多的内容。",
         ),
     ),
     (
