@@ -27,6 +27,8 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; an error of qkv's own, or of the system, becomes one line and exit status 1."""
+    # A stream that was closed is none.
+    sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
     # A terminal may not know every letter.
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
@@ -271,7 +273,12 @@ def run_lab(
     """Run experiments; what is measured already is not measured again. Exit status 1 if one did not come out."""
     from qkv.commands.lab import run
 
-    if not run(names, seeds=seeds, first_seed=first_seed, full=full, out=out, again=again, language=lang):
+    try:
+        fine = run(names, seeds=seeds, first_seed=first_seed, full=full, out=out, again=again, language=lang)
+    except KeyboardInterrupt:
+        print("stopped; what is measured is kept, and the same command goes on", file=sys.stderr)
+        raise typer.Exit(130) from None
+    if not fine:
         raise typer.Exit(1)
 
 

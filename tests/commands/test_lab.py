@@ -17,8 +17,9 @@ def test_list_and_show(qkv):
     [
         (["show", "scalling"], "(did you mean scaling?)"),
         (["run", "scalling"], "(did you mean scaling?)"),
-        (["run", "scaling", "--seeds", 0], "lab run: --seeds must be >= 1; got 0"),
-        (["run", "scaling", "--first-seed", -1], "lab run: --first-seed must be >= 0; got -1"),
+        (["run", "all", "scalling"], "(did you mean scaling?)"),
+        (["run", "scaling", "--seeds", 0], "lab run: --seeds must be 1 … 1000; got 0"),
+        (["run", "scaling", "--first-seed", -1], "lab run: --first-seed must be 0 … 2147483648; got -1"),
         (["list", "--lang", "de"], "lab: --lang must be one of en, zh; got 'de'"),
     ],
 )

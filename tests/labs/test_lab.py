@@ -57,13 +57,21 @@ def claim(limit):
     ],
 )
 def test_the_verdict_follows_from_the_figures(limits, dispute, verdict):
-    lab = replace(LAB, thresholds=(at_least("x", 2.0, WHY),), claims=tuple(map(claim, limits)), dispute=dispute)
+    lab = replace(LAB, thresholds=(at_least("x", 2.0, WHY),), labels={"x": WHY}, dispute=dispute)
+    lab = replace(lab, claims=tuple(map(claim, limits)))
     assert lab.verdict([{"x": 2.0}, {"x": 3.0}]) is verdict
     assert lab.verdict([{"x": 1.0}]) is Verdict.OPEN and lab.verdict([]) is Verdict.OPEN
 
 
+def test_a_figure_that_is_no_number_leaves_the_verdict_open():
+    lab = replace(LAB, thresholds=(), labels={"x": WHY, "y": WHY}, claims=(claim(0),))
+    assert lab.verdict([{"x": 1.0, "y": 2.0}]) is Verdict.HOLDS
+    assert lab.verdict([{"x": 1.0, "y": float("nan")}]) is lab.verdict([{"x": 1.0}]) is Verdict.OPEN
+
+
 def test_means_are_of_numbers():
     assert means([{"x": 1, "list": [1, 2]}, {"x": 2.0, "list": []}]) == {"x": 1.5}
+    assert means([{"x": 1, "y": 1}, {"x": 2}]) == {"x": 1.5}
     assert means([]) == {}
 
 

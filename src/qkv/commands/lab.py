@@ -9,6 +9,7 @@ from qkv.labs import all_labs, find_lab
 from qkv.labs.lab import Both, Lab, Verdict, means, written
 from qkv.labs.running.results import Result, figures_of, find_results
 from qkv.labs.running.runner import run_labs
+from qkv.lens.printable import printable
 
 LANGUAGES = ("en", "zh")
 
@@ -31,8 +32,7 @@ def show_lab(name: str, out: Path, language: str) -> None:
         print(f"\n{say(title)}{'：' if language == 'zh' else ': '}{say(getattr(lab, part))}")
     print()
     results, wrong = find_results(out, lab)
-    for line in wrong:
-        print(line)
+    _print_wrong(wrong)
     if results:
         print_results(lab, results, language)
     else:
@@ -42,30 +42,31 @@ def show_lab(name: str, out: Path, language: str) -> None:
 def run(
     names: Sequence[str], *, seeds: int, first_seed: int, full: bool, out: Path, again: bool, language: str
 ) -> bool:
-    """Run labs, print what they measured, and say whether every one came out."""
-    if seeds < 1:
-        raise ArgumentError(must("lab run", "--seeds", "be >= 1", seeds))
-    if first_seed < 0:
-        raise ArgumentError(must("lab run", "--first-seed", "be >= 0", first_seed))
-    asked = range(first_seed, first_seed + seeds)
-    say = _sayer(language)
-    labs = all_labs() if "all" in names else [find_lab(name) for name in dict.fromkeys(names)]
+    """Run labs, print what they measured, and say whether every seed did, and every lab came out."""
+    for option, value, least, most in (("--seeds", seeds, 1, 1000), ("--first-seed", first_seed, 0, 2**31)):
+        if not least <= value <= most:
+            raise ArgumentError(must("lab run", option, f"be {least} … {most}", value))
+    say, asked = _sayer(language), range(first_seed, first_seed + seeds)
+    chosen = [find_lab(name) for name in dict.fromkeys(names) if name != "all"]
+    labs = all_labs() if "all" in names else chosen
     form = "full" if full else "quick"
-    failures = run_labs(labs, seeds=asked, form=form, out=out, again=again)
-    fine = not failures
+    fine = not run_labs(labs, seeds=asked, form=form, out=out, again=again)
     for lab in labs:
         results, wrong = find_results(out, lab, form)
         results = [result for result in results if result.seed in asked]
-        for line in wrong:
-            print(line)
-        if not results:
-            continue
-        print(f"\n{lab.name} · {say(lab.question)}")
-        print_results(lab, results, language)
-        fine = fine and lab.came_out(figures_of(results))
-    for line in failures:
-        print(line)
+        _print_wrong(wrong)
+        fine = fine and len(results) == seeds
+        if results:
+            print(f"\n{lab.name} · {say(lab.question)}")
+            print_results(lab, results, language)
+            fine = fine and lab.came_out(figures_of(results))
     return fine
+
+
+def _print_wrong(lines: Sequence[str]) -> None:
+    """Print what was passed over: a file may hold anything."""
+    for line in lines:
+        print(printable(line))
 
 
 def report(out: Path, *, full: bool) -> None:
@@ -75,8 +76,7 @@ def report(out: Path, *, full: bool) -> None:
     labs, results = all_labs(), {}
     for lab in labs:
         results[lab.name], wrong = find_results(out, lab, "full" if full else "quick")
-        for line in wrong:
-            print(line)
+        _print_wrong(wrong)
     place = write_report(out / "report", labs, results)
     print(f"report: {place}, open it in a browser")
 

@@ -5,6 +5,7 @@ report's. `measure(seed, size, progress)` gives the figures of one seed as JSON 
 show and the thresholds judge, and lists, which the plot draws.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -151,8 +152,9 @@ class Lab:
         return Verdict.WITHIN_LIMITS if self.dispute is None else Verdict.DISPUTED
 
     def came_out(self, results: Sequence[Figures]) -> bool:
-        """Say whether every threshold is met."""
-        return all(threshold.met(results) for threshold in self.thresholds)
+        """Say whether every threshold is met, and every figure is a number that a claim can be judged by."""
+        finite = all(math.isfinite(float(result.get(name, "nan"))) for result in results for name in self.labels)
+        return finite and all(threshold.met(results) for threshold in self.thresholds)
 
 
 class Progress:
@@ -178,5 +180,6 @@ def written(value: Number) -> str:
 
 def means(results: Sequence[Figures]) -> dict[str, float]:
     """Average the figures that are numbers over the seeds."""
-    names = [name for name, value in results[0].items() if isinstance(value, (int, float))] if results else []
-    return {name: mean(float(result[name]) for result in results) for name in names}
+    names = [name for name, value in results[0].items() if isinstance(value, int | float)] if results else []
+    shared = [name for name in names if all(isinstance(result.get(name), int | float) for result in results)]
+    return {name: mean(float(result[name]) for result in results) for name in shared}

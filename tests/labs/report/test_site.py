@@ -1,6 +1,7 @@
 """The report: pages in both languages, text that stays text, nothing asked of the network."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -62,6 +63,15 @@ def test_without_results_it_says_not_measured(small, tmp_path):
 def test_what_did_not_come_out_says_so(small, tmp_path):
     write_report(tmp_path, [small], {"small": [result(small, 0, x=1.0, curve=[])]})
     assert "did not come out" in (tmp_path / "index.html").read_text(encoding="utf-8")
+
+
+def test_lists_that_cannot_be_drawn_cost_one_plot(small, tmp_path):
+    def plot(figure, results, say):
+        figure.subplots().plot(results[0]["lost"])
+
+    write_report(tmp_path, [replace(small, plot=plot)], {"small": [result(small, 0, x=4.0, curve=[])]})
+    text = (tmp_path / "small.html").read_text(encoding="utf-8")
+    assert "<svg" not in text and "The plot cannot be drawn" in text and ">4<" in text
 
 
 def test_a_page_of_another_program_stays(small, tmp_path):

@@ -1,12 +1,23 @@
 """Results there and back; what is broken or older is named."""
 
 import json
+import os
 from dataclasses import replace
 
 import pytest
 
 from qkv import errors
-from qkv.labs.running.results import Result, code_of, device, figures_of, find_results, now, read_result, write_result
+from qkv.labs.running.results import (
+    Result,
+    check_folder,
+    code_of,
+    device,
+    figures_of,
+    find_results,
+    now,
+    read_result,
+    write_result,
+)
 
 
 @pytest.fixture
@@ -35,6 +46,10 @@ def test_there_and_back(small, result, tmp_path):
         (lambda text: json.dumps(json.loads(text) | {"figures": {}}), "must hold all figures of small"),
         (lambda text: json.dumps(json.loads(text) | {"figures": {"x": "much"}}), "must hold all figures of small"),
         (lambda text: json.dumps(json.loads(text) | {"more": 1}), "must be a result; got TypeError"),
+        (lambda text: "[" * 100_000, "must be a result; got RecursionError"),
+        (lambda text: json.dumps(json.loads(text) | {"seed": 7}), "must hold all figures of small"),
+        (lambda text: json.dumps(json.loads(text) | {"device": "\ud800"}), "must hold all figures of small"),
+        (lambda text: json.dumps(json.loads(text) | {"figures": {"x": 10**400}}), "must hold all figures of small"),
     ],
 )
 def test_what_is_no_result_is_named_and_passed_over(small, result, tmp_path, change, complaint):
@@ -60,3 +75,35 @@ def test_words_and_plots_may_change_and_sizes_may_not(small):
     assert code_of(replace(small, answer=small.question, seconds=9.0), "quick") == code
     assert code_of(replace(small, quick=replace(small.quick, factor=3.0)), "quick") != code
     assert code_of(small, "full") != code
+
+
+@pytest.mark.unhooked
+@pytest.mark.parametrize("change", [{"seed": "0"}, {"seconds": None}, {"versions": ["2"]}, {"figures": []}])
+def test_parts_of_another_kind_make_no_result(small, result, tmp_path, change):
+    write_result(tmp_path, result)
+    path = tmp_path / "results" / "small.quick.0.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    found, wrong = find_results(tmp_path, small)
+    assert not found and len(wrong) == 1 and "must hold all figures of small; got others" in wrong[0]
+
+
+def test_only_files_of_the_right_name_are_seeds(small, result, tmp_path):
+    write_result(tmp_path, result)
+    folder = tmp_path / "results"
+    text = (folder / "small.quick.0.json").read_text()
+    for name in ("small.quick.0 (copy).json", "small.quick.x.json", "small.quick.0.json.log"):
+        (folder / name).write_text(text)
+    os.mkfifo(folder / "small.quick.1.json")
+    found, wrong = find_results(tmp_path, small)
+    assert [one.seed for one in found] == [0]
+    assert len(wrong) == 1 and "small.quick.1.json must be a result" in wrong[0]
+
+
+def test_what_cannot_be_looked_into(small, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(errors.FileError, match="must be a folder that can be read; got Not a directory"):
+        find_results(tmp_path / "file", small)
+    with pytest.raises(errors.FileError, match="must be a folder that can be written to; got Not a directory"):
+        check_folder(tmp_path / "file")
+    check_folder(tmp_path / "new" / "folder")
+    assert list((tmp_path / "new" / "folder" / "results").iterdir()) == []

@@ -4,7 +4,8 @@ import html
 import re
 from collections.abc import Mapping, Sequence
 
-from qkv.labs.lab import Both, Claim, Lab, Verdict, means, written
+from qkv.errors import QkvError
+from qkv.labs.lab import Both, Claim, Figures, Lab, Verdict, means, written
 from qkv.labs.report.choices import CHOICES, FOLLOW_UPS
 from qkv.labs.report.code import code
 from qkv.labs.report.frame import both, page
@@ -62,8 +63,7 @@ def lab_page(lab: Lab, results: Sequence[Result]) -> str:
     if lab.dispute is not None:
         parts.append(_part(Both("What is disputed", "争议所在"), both(lab.dispute, "p")))
     if results:
-        plots = "".join(f'<div lang="{name}">{svg(lab, figures, name)}</div>' for name in ("en", "zh"))
-        plot = f'<figure><div class="wide">{plots}</div><figcaption>{both(lab.caption)}</figcaption></figure>'
+        plot = _plot(lab, figures)
         parts += [_part(Both("What was measured", "测得了什么"), plot + _table(lab, results)), _conditions(results)]
     parts += [
         _part(Both("Run it again", "重新运行"), f"<pre><code>qkv lab run {lab.name} --seeds 3</code></pre>"),
@@ -71,6 +71,20 @@ def lab_page(lab: Lab, results: Sequence[Result]) -> str:
         _part(Both("The experiment", "实验代码"), _source(lab)),
     ]
     return page(lab.question, "\n".join(parts))
+
+
+def _plot(lab: Lab, figures: Sequence[Figures]) -> str:
+    try:
+        plots = "".join(f'<div lang="{name}">{svg(lab, figures, name)}</div>' for name in ("en", "zh"))
+    # A result's lists may be anything; the other pages need not suffer for it.
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        if isinstance(error, QkvError):
+            raise
+        lost = Both(
+            "The plot cannot be drawn from these results: run the lab again.", "无法由这些结果作图：请重新运行。"
+        )
+        return both(lost, "p")
+    return f'<figure><div class="wide">{plots}</div><figcaption>{both(lab.caption)}</figcaption></figure>'
 
 
 def mistakes(labs: Sequence[Lab], results: Results) -> str:

@@ -20,6 +20,7 @@ def write_report(folder: Path, labs: Sequence[Lab], results: Mapping[str, Sequen
     """
     pages = {"index.html": index(labs, results), "mistakes.html": mistakes(labs, results), "choose.html": follow_ups()}
     pages |= {f"{lab.name}.html": lab_page(lab, results[lab.name]) for lab in labs}
+    whole = {name: text.encode("utf-8") for name, text in pages.items()}
     for name in pages:
         path = folder / name
         if os.path.lexists(path) and not contains(path, GENERATOR.encode(), within=1000):
@@ -28,9 +29,9 @@ def write_report(folder: Path, labs: Sequence[Lab], results: Mapping[str, Sequen
             )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, text in pages.items():
+        for name, text in whole.items():
             with whole_or_nothing(folder / name) as temporary:
-                temporary.write_text(text, encoding="utf-8")
+                temporary.write_bytes(text)
     except OSError as error:
         raise FileError(
             must("lab report", str(folder), "be a folder that can be written to", error.strerror or error)

@@ -5,6 +5,8 @@ import hashlib
 import importlib
 import json
 import os
+import re
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -72,6 +74,16 @@ def _is_told_or_drawn(part: ast.stmt) -> bool:
     return isinstance(part, ast.FunctionDef) and part.name == "plot"
 
 
+def check_folder(out: Path) -> None:
+    """Raise FileError unless results can be written there, before any is measured."""
+    try:
+        (out / FOLDER).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out / FOLDER):
+            pass
+    except OSError as error:
+        raise _not_writable(out, error) from error
+
+
 def write_result(out: Path, result: Result) -> None:
     """Write a result, whole or not at all."""
     path = result_path(out, result.lab, result.form, result.seed)
@@ -80,34 +92,66 @@ def write_result(out: Path, result: Result) -> None:
         with whole_or_nothing(path) as temporary:
             temporary.write_text(json.dumps(asdict(result), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        raise FileError(must("lab", str(out), "be a folder that can be written to", error.strerror or error)) from error
+        raise _not_writable(out, error) from error
+
+
+def _not_writable(out: Path, error: OSError) -> FileError:
+    return FileError(must("lab", str(out), "be a folder that can be written to", error.strerror or error))
 
 
 def read_result(path: Path, lab: Lab, form: str) -> Result:
     """Read a result. Raises: FileError for one that is broken, or was measured by other code."""
+    again = "run the lab again"
     try:
-        found: Any = json.loads(path.read_text(encoding="utf-8"))
+        # A pipe of that name would wait for ever.
+        found: Any = json.loads(path.read_text(encoding="utf-8") if path.is_file() else "")
         if found["format"] != FORMAT:
-            raise FileError(must("lab", str(path), f"be in format {FORMAT}", found["format"], "run the lab again"))
+            raise FileError(must("lab", str(path), f"be in format {FORMAT}", str(found["format"])[:40], again))
         result = Result(**found)
-        whole = isinstance(result.figures, dict) and result.lab == lab.name and result.form == form
-        if not whole or not all(isinstance(result.figures.get(name), int | float) for name in lab.labels):
-            raise FileError(must("lab", str(path), f"hold all figures of {lab.name}", "others", "run the lab again"))
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         if isinstance(error, FileError):
             raise
-        raise FileError(
-            must("lab", str(path), "be a result", f"{type(error).__name__}", "run the lab again")
-        ) from error
+        raise FileError(must("lab", str(path), "be a result", type(error).__name__, again)) from error
+    if not _is_whole(result, lab) or path.name != result_path(path, lab.name, form, result.seed).name:
+        raise FileError(must("lab", str(path), f"hold all figures of {lab.name}", "others", again))
     if result.code != code_of(lab, form):
-        raise FileError(must("lab", str(path), "be of this version of the lab", "an older result", "run the lab again"))
+        raise FileError(must("lab", str(path), "be of this version of the lab", "an older result", again))
     return result
 
 
+def _is_whole(result: Result, lab: Lab) -> bool:
+    """Say whether each part of a result is of its kind, and each number one that a computer can count with."""
+    if not isinstance(result.versions, dict) or type(result.seed) is not int or not isinstance(result.figures, dict):
+        return False
+    texts = [result.lab, result.form, result.date, result.device, result.code]
+    texts += [*result.versions, *result.versions.values()]
+    numbers = [result.seconds, *(result.figures.get(name) for name in lab.labels)]
+    if not all(isinstance(text, str) for text in texts) or not all(isinstance(x, int | float) for x in numbers):
+        return False
+    try:
+        # An integer may be more than a float holds, a text may hold what no file can.
+        return (
+            bool([text.encode() for text in texts]) and float(result.seconds) >= 0 and bool(list(map(float, numbers)))
+        )
+    except (OverflowError, UnicodeEncodeError):
+        return False
+
+
 def find_results(out: Path, lab: Lab, form: str = "quick") -> tuple[list[Result], list[str]]:
-    """Find a lab's results in the order of their seeds; and what is wrong with those that are passed over."""
+    """Find a lab's results in the order of their seeds; and what is wrong with those that are passed over.
+
+    Raises: FileError if `out` is there and cannot be looked into.
+    """
     results, wrong = [], []
-    for path in sorted((out / FOLDER).glob(f"{lab.name}.{form}.*.json")):
+    name = re.compile(rf"{re.escape(lab.name)}\.{form}\.\d+\.json")
+    try:
+        paths = sorted(path for path in (out / FOLDER).iterdir() if name.fullmatch(path.name))
+    except FileNotFoundError:
+        paths = []
+    except OSError as error:
+        rule = "be a folder that can be read"
+        raise FileError(must("lab", str(out), rule, error.strerror or error)) from error
+    for path in paths:
         try:
             results.append(read_result(path, lab, form))
         except FileError as error:

@@ -17,7 +17,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from qkv.errors import FileError
 from qkv.labs.lab import Lab
-from qkv.labs.running.results import read_result, result_path
+from qkv.labs.running.results import check_folder, read_result, result_path
+from qkv.lens.printable import printable
 
 AT_ONCE = 2
 LOOK = 0.2
@@ -33,6 +34,7 @@ def run_labs(labs: Sequence[Lab], *, seeds: Sequence[int], form: str, out: Path,
     wanted = [(lab, seed) for lab in labs for seed in seeds if again or not _is_there(out, lab, form, seed)]
     if kept := len(labs) * len(seeds) - len(wanted):
         console.print(f"{kept} of {len(labs) * len(seeds)} are measured already", markup=False)
+    check_folder(out)
     columns = (BarColumn(20), TextColumn("{task.description}"), TimeElapsedColumn(), TimeRemainingColumn())
     failures = []
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
@@ -40,10 +42,12 @@ def run_labs(labs: Sequence[Lab], *, seeds: Sequence[int], form: str, out: Path,
         for alone in (False, True):
             some = [(lab, seed) for lab, seed in wanted if lab.alone == alone]
             for one in _finished(some, form, out, 1 if alone else AT_ONCE, bar, task):
-                bar.advance(task, one.lab.seconds)
-                error = one.error()
-                console.print(f"{one.name}: {error or f'measured in {one.seconds:.0f} s'}", markup=False)
-                failures += [f"{one.name}: {error}"] * bool(error)
+                if error := one.error():
+                    log = result_path(out, one.lab.name, form, one.seed).with_suffix(".log")
+                    log.write_bytes(one.all_said())
+                    failures.append(f"{one.name}: {error} (all of it: {log})")
+                said = failures[-1] if error else f"{one.name}: measured in {one.seconds:.0f} s"
+                console.print(printable(said), markup=False)
     return failures
 
 
@@ -51,7 +55,7 @@ def _finished(
     some: Sequence[tuple[Lab, int]], form: str, out: Path, at_once: int, bar: Progress, task: TaskID
 ) -> Iterator["_Running"]:
     """Run seeds, so many at once; give each as it ends. Left early, it ends those that run."""
-    waiting, running = deque(some), list[_Running]()
+    waiting, running, done = deque(some), list[_Running](), bar.tasks[task].completed
     try:
         while waiting or running:
             while waiting and len(running) < at_once:
@@ -59,8 +63,11 @@ def _finished(
             time.sleep(LOOK)
             for one in [one for one in running if one.process.poll() is not None]:
                 running.remove(one)
+                done += one.lab.seconds
                 yield one
-            bar.update(task, description=" | ".join(one.doing() for one in running))
+            # What runs counts by its time, up to nearly all that it should take.
+            begun = sum(min(one.seconds, 0.95 * one.lab.seconds) for one in running)
+            bar.update(task, completed=done + begun, description=" | ".join(one.doing() for one in running))
     finally:
         for one in running:
             one.process.kill()
@@ -110,6 +117,11 @@ class _Running:
             return ""
         lines = [line for line in self._lines() if line.strip() and not line.startswith("{")]
         return lines[-1].strip() if lines else f"ended by signal {-self.process.returncode}"
+
+    def all_said(self) -> bytes:
+        """Give all that it said, at most a megabyte."""
+        size = os.fstat(self.said.fileno()).st_size
+        return os.pread(self.said.fileno(), 1 << 20, max(0, size - (1 << 20)))
 
     def _lines(self) -> list[str]:
         """Read the last of what it said, in whole lines."""
