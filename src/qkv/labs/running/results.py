@@ -129,12 +129,13 @@ def _is_whole(result: Result, lab: Lab) -> bool:
     if not all(isinstance(text, str) for text in texts) or not all(isinstance(x, int | float) for x in numbers):
         return False
     try:
-        # An integer may be more than a float holds, a text may hold what no file can.
-        return (
-            bool([text.encode() for text in texts]) and float(result.seconds) >= 0 and bool(list(map(float, numbers)))
-        )
+        # A text may hold what no file can, an integer be more than a float holds.
+        for text in texts:
+            text.encode()
+        counted = [float(number) for number in numbers]
     except (OverflowError, UnicodeEncodeError):
         return False
+    return counted[0] >= 0
 
 
 def find_results(out: Path, lab: Lab, form: str = "quick") -> tuple[list[Result], list[str]]:
