@@ -125,7 +125,7 @@ def _is_whole(result: Result, lab: Lab) -> bool:
         return False
     texts = [result.lab, result.form, result.date, result.device, result.code]
     texts += [*result.versions, *result.versions.values()]
-    numbers = [result.seconds, *(result.figures.get(name) for name in lab.labels)]
+    numbers: list[Any] = [result.seconds, *(result.figures.get(name) for name in lab.labels)]
     if not all(isinstance(text, str) for text in texts) or not all(isinstance(x, int | float) for x in numbers):
         return False
     try:
