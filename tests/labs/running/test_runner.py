@@ -53,6 +53,24 @@ def test_ctrl_c_keeps_the_finished_ones_and_leaves_no_process(small, tmp_path, m
     assert workers_for(tmp_path) == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_workers_end_with_their_parent(small, tmp_path, monkeypatch, number):
+    monkeypatch.setenv("SMALL_0", "sleeps")
+    command = [sys.executable, "-m", "qkv", "lab", "run", "small", "--seeds", "1", "--out", str(tmp_path / "labs")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 100
+    while not workers_for(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert workers_for(tmp_path)
+    # Only once its imports are done does it watch.
+    time.sleep(8.0)
+    process.send_signal(number)
+    process.wait(timeout=60)
+    while workers_for(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert workers_for(tmp_path) == []
+
+
 def workers_for(folder):
     """Name the processes that still work for a folder; those that ended wait for nobody."""
     found = []

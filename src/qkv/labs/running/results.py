@@ -8,8 +8,9 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -43,19 +44,30 @@ def result_path(out: Path, lab: str, form: str, seed: int) -> Path:
 
 
 def code_of(lab: Lab, form: str) -> str:
-    """Name the code and the size of an experiment: a result of other code is an older one.
+    """Name the code and the size of an experiment: a result of other code, or of another version, is an older one.
 
-    The code is that of the lab and of what it takes from `labs`. What is said of it, and how it is drawn, may change.
+    The code is that of the lab and of what it takes from `labs`, with its data. What is said of it, and how it is drawn,
+    may change.
     """
-    own = _bare(lab.source)
-    taken = sorted(
-        part.module
-        for part in own.body
-        if isinstance(part, ast.ImportFrom) and part.module and part.module.startswith("qkv.labs.")
-    )
-    others = [_bare(Path(str(importlib.import_module(name).__file__))) for name in taken if name != Lab.__module__]
-    texts = [*map(ast.dump, (own, *others)), repr(getattr(lab, form))]
-    return hashlib.blake2b("".join(texts).encode(), digest_size=8).hexdigest()
+    digest = hashlib.blake2b(repr((getattr(lab, form), version("qkv"), version("torch"))).encode(), digest_size=8)
+    for path in _taken(lab.source, {}):
+        digest.update(ast.dump(_bare(path)).encode())
+        if path.name == "__init__.py":
+            for data in sorted(path.parent.glob("*.jsonl")):
+                digest.update(data.read_bytes())
+    return digest.hexdigest()
+
+
+def _taken(path: Path, seen: dict[Path, None]) -> Iterable[Path]:
+    """Find a file of `labs` and those that it imports from there, and they from there."""
+    seen[path] = None
+    for part in ast.parse(path.read_text(encoding="utf-8")).body:
+        if not isinstance(part, ast.ImportFrom) or not (part.module or "").startswith("qkv.labs."):
+            continue
+        found = Path(str(importlib.import_module(str(part.module)).__file__))
+        if part.module != Lab.__module__ and found not in seen:
+            _taken(found, seen)
+    return seen
 
 
 def _bare(path: Path) -> ast.Module:

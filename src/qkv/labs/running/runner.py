@@ -90,8 +90,9 @@ class _Running:
         command = [sys.executable, "-m", "qkv.labs.running.worker", lab.name, form, str(seed), str(out)]
         # In a session of its own: a terminal's Ctrl-C reaches the parent alone, which ends it.
         process = subprocess.Popen(
-            command, stdout=said, stderr=said, start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-        )
+            command, stdin=subprocess.PIPE, stdout=said, stderr=said, start_new_session=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
         return cls(lab, seed, process, said, time.monotonic())
 
     @property

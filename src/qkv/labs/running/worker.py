@@ -4,12 +4,15 @@ What it is doing goes to standard output, a line of JSON at a time.
 """
 
 import json
+import os
 import sys
+import threading
 import time
 from pathlib import Path
 
 import torch
 
+from qkv.errors import QkvError
 from qkv.labs import find_lab
 from qkv.labs.lab import Progress
 from qkv.labs.running.results import Result, code_of, device, now, write_result
@@ -32,6 +35,18 @@ class Told(Progress):
             print(json.dumps({"doing": doing, "done": done, "whole": whole}), flush=True)
 
 
+def leave_with_the_parent() -> None:
+    """End this process when the parent ends, in whatever way: its end of standard input closes then."""
+
+    def watch() -> None:
+        # Not by sys.stdin, whose lock Python wants as it ends.
+        while os.read(0, 1):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def main(name: str, form: str, seed: int, out: Path) -> None:
     """Measure and write the result."""
     lab = find_lab(name)
@@ -45,4 +60,8 @@ def main(name: str, form: str, seed: int, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]))
+    leave_with_the_parent()
+    try:
+        main(sys.argv[1], sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]))
+    except QkvError as error:
+        sys.exit(str(error))
