@@ -230,6 +230,7 @@ def plot(figure: "Figure", results: Sequence[Figures], say: Callable[[Both], str
     recalls[0].legend(loc="lower left", fontsize=7)
     right.set(xscale="log", yscale="log", xlabel=say(Both("length, tokens", "长度，词元")))
     right.set_xticks(results[0]["lengths"], [str(length) for length in results[0]["lengths"]])
+    right.xaxis.minorticks_off()
     right.set_title(say(Both("training, tokens/s", "训练速度，词元/秒")))
 
 
