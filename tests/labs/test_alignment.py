@@ -46,7 +46,7 @@ def test_all_have_as_many_parameters_and_one_has_no_attention():
 
 
 def test_if_attention_is_none_it_does_not_come_out():
-    figures = {name: 0.9 for name in LAB.labels} | {"none": 0.0}
+    figures = dict.fromkeys(LAB.labels, 0.9) | {"none": 0.0}
     assert LAB.came_out([figures])
     for changed in ({"none": 0.9}, {"additive": 0.0}, {"general": 0.0}):
         assert not LAB.came_out([figures | changed])
