@@ -10,7 +10,7 @@ Forward and backward run on whatever path `attend` chooses. Weights come when th
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from qkv.attention import attend, attend_with_map
@@ -53,11 +53,13 @@ def register() -> None:
     """
     try:
         from transformers import AttentionInterface, AttentionMaskInterface
+        from transformers.masking_utils import sdpa_mask
     except ModuleNotFoundError as error:
         fix = "pip install 'transformers>=5.3'"
         raise UnsupportedError(must("register", "transformers", "be installed", "no such package", fix)) from error
     AttentionInterface.register(NAME, attention)
-    AttentionMaskInterface.register(NAME, mask)
+    # True where a query may attend; none where nothing is hidden: as `attend` takes them.
+    AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
 def attention(
@@ -103,10 +105,3 @@ def attention(
         return attend(query, key, value, **given).transpose(1, 2), None
     output, seen = attend_with_map(query, key, value, **given)
     return output.transpose(1, 2), seen.dense()
-
-
-def mask(*args: Any, **given: Any) -> Bool[Tensor, "batch 1 queries keys"] | None:
-    """Make a mask as transformers makes it for SDPA: True where a query may attend; none where nothing is hidden."""
-    from transformers.masking_utils import sdpa_mask
-
-    return sdpa_mask(*args, **given)

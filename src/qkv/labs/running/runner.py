@@ -44,7 +44,7 @@ def run_labs(labs: Sequence[Lab], *, seeds: Sequence[int], form: str, out: Path,
             for one in _finished(some, form, out, 1 if alone else AT_ONCE, bar, task):
                 if error := one.error():
                     log = result_path(out, one.lab.name, form, one.seed).with_suffix(".log")
-                    log.write_bytes(one.all_said())
+                    log.write_bytes(one.last_said(1 << 20))
                     failures.append(f"{one.name}: {error} (all of it: {log})")
                 said = failures[-1] if error else f"{one.name}: measured in {one.seconds:.0f} s"
                 console.print(printable(said), markup=False)
@@ -119,15 +119,14 @@ class _Running:
         lines = [line for line in self._lines() if line.strip() and not line.startswith("{")]
         return lines[-1].strip() if lines else f"ended by signal {-self.process.returncode}"
 
-    def all_said(self) -> bytes:
-        """Give all that it said, at most a megabyte."""
+    def last_said(self, most: int) -> bytes:
+        """Give the last bytes of what it said."""
         size = os.fstat(self.said.fileno()).st_size
-        return os.pread(self.said.fileno(), 1 << 20, max(0, size - (1 << 20)))
+        return os.pread(self.said.fileno(), most, max(0, size - most))
 
     def _lines(self) -> list[str]:
-        """Read the last of what it said, in whole lines."""
-        size = os.fstat(self.said.fileno()).st_size
-        text = os.pread(self.said.fileno(), 4000, max(0, size - 4000)).decode("utf-8", "replace")
+        """Give the last of what it said, in whole lines."""
+        text = self.last_said(4000).decode("utf-8", "replace")
         return text.splitlines() if text.endswith("\n") else text.splitlines()[:-1]
 
 
