@@ -19,7 +19,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial, reduce
 from operator import and_
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 from weakref import WeakKeyDictionary, ref
 
 import torch
@@ -55,6 +55,7 @@ class Call:
     given: dict[str, Any]
 
 
+@runtime_checkable
 class Run(Protocol):
     """Computes the heads' outputs [*batch, heads, queries, value_dim] as the model would, or with changed parts."""
 
@@ -84,6 +85,11 @@ class Lens:
     sites: dict[int, Site]
     refused: dict[str, str] = field(default_factory=dict)
     """Names of modules whose calls say what qkv does not know, and why; they run untouched."""
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this thread, or task, is the one that looks."""
+        return any(lens is self for lens in _LENSES.get())
 
 
 # The lenses of this thread, or task: a model that another one runs meanwhile is not seen, and not changed.
