@@ -243,143 +243,6 @@ class _Watching:
             self._depth -= 1
 
     def unseen(self) -> dict[str, str]:
-        """The modules that attend but were not seen, and why."""
-        return self._watching.unseen()
-
-    @property
-    def stacks(self) -> dict[tuple[str, str], Stack]:
-        """All stacks, by the name that their layers share and their kind, "self" or "cross"."""
-        found: dict[tuple[str, str], dict[int, _Track]] = {}
-        for track in self._watching.tracks.values():
-            found.setdefault((track.stack, track.kind), {})[track.layer] = track
-        return {name: Stack(dict(sorted(tracks.items()))) for name, tracks in found.items()}
-
-    @property
-    def encoder(self) -> Stack:
-        """The encoder's self-attention."""
-        return self._only("encoder", lambda stack, kind: kind == "self" and _part(stack) == "encoder")
-
-    @property
-    def decoder(self) -> Stack:
-        """The decoder's self-attention."""
-        return self._only("decoder", lambda stack, kind: kind == "self" and _part(stack) == "decoder")
-
-    @property
-    def cross(self) -> Stack:
-        """The decoder's attention to its source."""
-        return self._only("cross", lambda stack, kind: kind == "cross")
-
-    @property
-    def layers(self) -> Stack:
-        """The layers of a model of one stack."""
-        every = len(self.stacks) == 1
-        return self._only("layers", lambda stack, kind: every or kind == "self")
-
-    def _only(self, asked: str, fits: Any) -> Stack:
-        found = [name for name in self.stacks if fits(*name)]
-        if len(found) != 1:
-            rule = f"have one stack for seen.{asked}"
-            got = ", ".join(f"{kind} attention in {stack!r}" for stack, kind in (found or self.stacks)) or "none yet"
-            fix = "seen.encoder[i], seen.decoder[i], seen.cross[i], or a module's name: seen[seen.names[0]]"
-            raise ArgumentError(must("Seen[…]", "the model", rule, got, fix))
-        return self.stacks[found[0]]
-
-    def __getitem__(self, layer: int | str) -> AttentionMap:
-        if isinstance(layer, str):
-            for track in self._watching.tracks.values():
-                if track.name == layer:
-                    return track.map()
-            fix = "the names seen: " + ", ".join(self.names[:8]) + (", …" if len(self.names) > 8 else "")
-            raise ArgumentError(must("Seen[…]", "name", "be one that was seen", repr(layer), fix))
-        return self.layers[layer]
-
-    def __len__(self) -> int:
-        return len(self._watching.tracks)
-
-    def __repr__(self) -> str:
-        parts = [f"{kind} {stack or 'attention'}: {list(layers)}" for (stack, kind), layers in self.stacks.items()]
-        return f"Seen({'; '.join(parts)})"
-
-
-def _stack(name: str) -> str:
-    """Give the name that the layers of a stack share."""
-    return re.split(r"(?:^|\.)\d+(?:\.|$)", name)[0]
-
-
-def _part(stack: str) -> str:
-    words = stack.split(".")
-    for part in ("decoder", "encoder"):
-        if any(word.startswith(part) for word in words):
-            return part
-    return ""
-
-
-def _attending(model: nn.Module) -> dict[str, nn.Module]:
-    """Find the modules that attend, by their kind or by what models call it; of those inside one another the inner."""
-    named = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, Attends) or re.search("Attention|Attn|Coverage|Monotonic", type(module).__name__)
-    }
-    # Inner modules come after, with a longer name.
-    return {
-        name: module
-        for name, module in named.items()
-        if not any(
-            other is not module and any(other is inner for inner in module.modules()) for other in named.values()
-        )
-    }
-
-
-# How it is seen
-
-
-class _Watching:
-    """Takes the calls of a model, and keeps a track of each layer."""
-
-    def __init__(self, layers: list[int] | None, heads: list[int] | None, queries: list[int] | None) -> None:
-        self.layers, self.heads, self.queries = layers, heads, queries
-        self.tracks: dict[tuple[int, int], _Track] = {}
-        self.goes_on = False
-        """Whether the last self-attention went on from keys that were seen before."""
-        self.moved: Int[Tensor, " rows"] | None = None
-        """How it found the batch's rows moved, as a beam search moves them."""
-        self._depth = 0
-        self._turns: dict[int, int] = {}
-        self._ran: set[str] = set()
-        self._told: tuple[Mask | Tensor, Grid, Spans | None] | None = None
-
-    def begin(self, model: nn.Module, lens: Lens, stack: ExitStack) -> None:
-        """Notice when the model, or a stack of it, begins to run, and which modules that attend do."""
-        self.lens, self.model = lens, model
-        for name, module in model.named_modules():
-            if name.count(".") <= 2 and not re.search(r"\d", name):
-                for handle in (
-                    module.register_forward_pre_hook(self._enter),
-                    module.register_forward_hook(self._leave, always_call=True),
-                ):
-                    stack.callback(handle.remove)
-        for name, module in _attending(model).items():
-            handle = module.register_forward_pre_hook(lambda *_, name=name: self._ran.add(name))
-            stack.callback(handle.remove)
-
-    def _enter(self, *_: object) -> None:
-        if not self.lens.is_here:
-            return
-        if self._depth == 0:
-            self._turns.clear()
-        self._depth += 1
-
-    def _leave(self, *_: object) -> None:
-        if self.lens.is_here:
-            self._depth -= 1
-
-    def end(self) -> None:
-        """Keep what a cache may overwrite."""
-        for track in self.tracks.values():
-            track.keep()
-
-    def unseen(self) -> dict[str, str]:
         """Say of the modules that attend which were not seen, and why."""
         seen = {track.name for track in self.tracks.values()}
         found = {}
@@ -638,8 +501,8 @@ class _Track:
                     raise ArgumentError(must("watch", "heads", rule, watching.heads[-1], f"all that {self.name} has"))
         kept = grid.rows()
         if watching.queries is not None:
-            kept = [at - self.seen for at in watching.queries if self.seen <= at < self.seen + grid.queries]
-            kept = torch.tensor(kept, dtype=torch.int64, device=query.device)
+            wanted = [at - self.seen for at in watching.queries if self.seen <= at < self.seen + grid.queries]
+            kept = torch.tensor(wanted, dtype=torch.int64, device=query.device)
             query = query.index_select(-2, kept)
         if self.heads is not None:
             query = query.index_select(-3, self.heads)
