@@ -19,6 +19,7 @@ import pytest
 
 from qkv.errors import ArgumentError, FileError, KindError, ShapeError
 from qkv.lens.page import Image, View, render_page, write_page
+from qkv.lens.page.build import PARTS, bundle
 
 HOSTILE = [
     "</script><img src=x onerror=alert(1)>",
@@ -73,7 +74,7 @@ def data_of(page):
 
 
 def decode(view_data):
-    """The weights as page.js sees them."""
+    """The weights as the page's script sees them."""
     queries, keys = len(view_data["tokens"]), len(view_data["keys"] or view_data["tokens"])
     heads = []
     for packed, step in zip(view_data["packed"], view_data["steps"], strict=True):
@@ -216,8 +217,13 @@ def test_the_page_names_no_address():
 
 
 def test_nothing_from_the_page_inserts_markup():
-    script = resources.files("qkv.lens.page").joinpath("page.js").read_text(encoding="utf-8")
-    assert not re.search(r"(inner|outer|insertAdjacent)HTML|document\.write|\beval\(|new Function|fetch\(", script)
+    forbidden = r"(inner|outer|insertAdjacent)HTML|document\.write|\beval\(|new Function|fetch\("
+    assert not re.search(forbidden, bundle())
+
+
+def test_every_part_of_the_script_is_joined():
+    files = resources.files("qkv.lens.page").joinpath("script").iterdir()
+    assert sorted(PARTS) == sorted(file.name.removesuffix(".js") for file in files)
 
 
 def test_writing_twice_replaces_a_page_of_qkvs_own(tmp_path):

@@ -1,7 +1,7 @@
 """Build the offline attention page: weights packed small, every string kept inert, one file written whole.
 
 The weights of a head are rounded to whole multiples of a step, laid out key by key (a key that many queries look at is
-a run), deflated and written as base64. `page.js` undoes it: weight = step * number.
+a run), deflated and written as base64. `script/weights.js` undoes it: weight = step * number.
 """
 
 import base64
@@ -28,6 +28,11 @@ FINEST, COARSEST, OCTAVE = 240, 48, 16
 DIFFUSE = 0.05
 # The size of a step is estimated from one key in so many.
 SAMPLED = 8
+# The parts of the script, in the order that they are joined: each may use what those before it define, and inside its
+# functions everything.
+PARTS = (
+    "page words state tokens weights colour canvas grid map labels zoom row image legend choose keys pointer begin"
+).split()
 GENERATOR = '<meta name="generator" content="qkv">'
 LONGEST_TOKEN = 200
 LONGEST_TITLE = 20_000
@@ -89,7 +94,7 @@ def render_page(views: Iterable[View], *, title: str, subtitle: str = "", budget
     if not views:
         raise ArgumentError(must("render_page", "views", "hold at least one view", "none", "pass [View(...)]"))
     data = {"title": title, "subtitle": subtitle, "views": [_pack_view(view, budget) for view in views]}
-    style, script, page = (_part(name) for name in ("page.css", "page.js", "page.html"))
+    style, script, page = _part("page.css"), bundle(), _part("page.html")
     policy = "; ".join(
         (
             "default-src 'none'",
@@ -146,6 +151,11 @@ def check_page(path: str | os.PathLike[str], *, overwrite: bool = False) -> None
                 "another program wrote it: choose another name, or pass overwrite=True",
             )
         )
+
+
+def bundle(parts: Sequence[str] = PARTS) -> str:
+    """Join parts of the script into one, which keeps all its names to itself."""
+    return '"use strict";\n(() => {\n' + "\n".join(_part(f"script/{part}.js") for part in parts) + "})();\n"
 
 
 def _part(name: str) -> str:
