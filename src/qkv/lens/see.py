@@ -10,12 +10,14 @@ import torch
 from qkv.errors import ArgumentError, must
 from qkv.files import check_writable, contains, write_whole
 from qkv.lens.heads import Head, habits, links, telling
-from qkv.lens.page.build import View, check_page, write_page
+from qkv.lens.page.build import check_page, write_page
+from qkv.lens.page.view import Projection, View
 from qkv.lens.printable import printable
+from qkv.lens.projection import project
 from qkv.lens.reading import Reading
 from qkv.lens.terminal import comparison_table, console, heatmap, telling_table
-from qkv.lens.views import MapLayers
-from qkv.lens.words import Comparison, compare
+from qkv.lens.views import MapLayers, features, word_ranges
+from qkv.lens.words import Comparison, compare, vectors
 
 OWN = b'{\n "generator": "qkv see",'
 """How the numbers that qkv writes begin."""
@@ -66,9 +68,9 @@ def see(
         write_whole("see", numbers, _numbers(readings, model, found, word, comparison), overwrite=True)
         screen.print(f"\nnumbers: {printable(str(numbers))}", soft_wrap=True)
     if out is not None:
-        size = write_page(
-            out, [_view(*pair) for pair in zip(readings, found, strict=True)], title="Attention", subtitle=model
-        )
+        projected = None if word is None or comparison is None else _project(readings, word, comparison)
+        views = [_view(*pair, projected) for pair in zip(readings, found, strict=True)]
+        size = write_page(out, views, title="Attention", subtitle=model)
         screen.print(f"\npage: {printable(str(out))} ({size / 1e6:.2f} MB), open it in a browser", soft_wrap=True)
 
 
@@ -123,9 +125,33 @@ def _look(reading: Reading, layer: int | None, head: int | None, word: Sequence[
     return Look(measured, telling(measured), best.layer, best.head, query, why)
 
 
-def _view(reading: Reading, seen: Look) -> View:
-    weights, start = MapLayers(reading.maps), (seen.layer, seen.head)
-    return View(reading.text, reading.labels, weights, start, query=seen.query, unknown=reading.unknown)
+def _view(reading: Reading, seen: Look, projection: Projection | None) -> View:
+    return View(
+        reading.text,
+        reading.labels,
+        MapLayers(reading.maps),
+        (seen.layer, seen.head),
+        query=seen.query,
+        unknown=reading.unknown,
+        words=word_ranges(reading.text, reading.spans, reading.special),
+        features=[features(seen) for seen in reading.maps],
+        habits=seen.habits,
+        projection=projection,
+    )
+
+
+def _project(readings: Sequence[Reading], word: str, comparison: Comparison) -> Projection | None:
+    """Draw the word's places, if there are two."""
+    places = comparison.places
+    if len(places) < 2:
+        return None
+    spans = [[readings[place.reading].spans[token] for token in place.tokens] for place in places]
+    return project(
+        word,
+        [readings[place.reading].text for place in places],
+        [(span[0][0], span[-1][1]) for span in spans],
+        [vectors(readings, places, layer) for layer in range(len(readings[0].hidden))],
+    )
 
 
 def _numbers(

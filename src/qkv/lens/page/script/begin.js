@@ -12,9 +12,3 @@ const begin = async () => {
   listen();
   await show(state.view);
 };
-
-begin().catch((error) => {
-  at("broken").textContent = text().broken + error.message;
-  at("broken").hidden = false;
-  throw error;
-});
