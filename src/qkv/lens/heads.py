@@ -74,7 +74,7 @@ def text_of(reading: Reading) -> Text:
     numbers: dict[str, int] = {}
     count = len(reading.labels)
     word, occurrence = torch.full((count,), -1), torch.full((count,), -1)
-    for place, (start, stop) in enumerate(word_ranges(reading)):
+    for place, (start, stop) in enumerate(word_ranges(reading.text, reading.spans, reading.special)):
         written = reading.text[reading.spans[start][0] : reading.spans[stop - 1][1]].strip().casefold()
         if any(one.isalnum() for one in written):
             word[start:stop] = numbers.setdefault(written, len(numbers))
