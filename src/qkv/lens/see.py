@@ -9,15 +9,15 @@ import torch
 
 from qkv.errors import ArgumentError, must
 from qkv.files import check_writable, contains, write_whole
-from qkv.lens.heads import Head, habits, links, telling
+from qkv.lens.heads import ORDERS, Head, habits, links, telling
 from qkv.lens.page.build import check_page, write_page
 from qkv.lens.page.view import Projection, View
 from qkv.lens.printable import printable
 from qkv.lens.projection import project
 from qkv.lens.reading import Reading
-from qkv.lens.terminal import comparison_table, console, heatmap, telling_table
-from qkv.lens.views import MapLayers, features, word_ranges
-from qkv.lens.words import Comparison, compare, vectors
+from qkv.lens.terminal import comparison_table, console, heads_table, heatmap, telling_table
+from qkv.lens.views import MapLayers, features
+from qkv.lens.words import Comparison, compare, vectors, word_ranges
 
 OWN = b'{\n "generator": "qkv see",'
 """How the numbers that qkv writes begin."""
@@ -38,14 +38,19 @@ def see(
     layer: int | None = None,
     head: int | None = None,
     word: str | None = None,
+    sort: str | None = None,
     out: Path | None = None,
     numbers: Path | None = None,
 ) -> None:
     """Print the attention of texts that a model has read; write the page and the numbers if asked.
 
-    Raises: ArgumentError if there is no such layer, head or word; FileError if a file cannot be written.
+    `sort` names a habit by which to list the heads.
+
+    Raises: ArgumentError if there is no such layer, head, word or habit; FileError if a file cannot be written.
     """
     _check(readings, layer, head)
+    if sort is not None and sort not in ORDERS:
+        raise ArgumentError(must("see", "--sort", f"be one of {', '.join(ORDERS)}", repr(sort)))
     check_files(out, numbers)
     comparison = None if word is None else compare(readings, word)
     found = [
@@ -61,6 +66,9 @@ def see(
         screen.print(heatmap(reading, seen.layer, seen.head, screen.width, seen.why))
         screen.print()
         screen.print(telling_table(reading, seen.telling))
+        if sort is not None:
+            screen.print()
+            screen.print(heads_table(seen.habits, sort))
     if word is not None and comparison is not None:
         screen.print()
         screen.print(comparison_table(readings, word, comparison, screen.width))

@@ -1,6 +1,5 @@
 """Views for the page of what models read and made: texts, translations, captions."""
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -33,25 +32,6 @@ def features(seen: AttentionMap) -> tuple[np.ndarray, np.ndarray] | None:
     query, key = (part.detach().flatten(0, -4)[0].float() for part in (seen.query, seen.key))
     key = key.repeat_interleave(query.shape[0] // key.shape[0], 0)
     return (query * seen.pair.scale).cpu().numpy(), key.cpu().numpy()
-
-
-# Scripts without spaces have no words that could be told apart by them: each of their tokens stands for itself.
-WORD = re.compile(r"(?:(?![\u2e80-\ud7ff\uf900-\ufaff\U00020000-\U0003ffff])\w)+")
-
-
-def word_ranges(text: str, spans: Sequence[tuple[int, int]], special: Sequence[bool]) -> list[tuple[int, int]]:
-    """Find the words of more than one token: the ranges (first, after last) of tokens that make each."""
-    found, token = [], 0
-    for word in WORD.finditer(text):
-        inside = []
-        while token < len(spans) and spans[token][0] < word.end():
-            start, stop = spans[token]
-            if not special[token] and stop > word.start() and text[start:stop].strip():
-                inside.append(token)
-            token += 1
-        if len(inside) > 1:
-            found.append((inside[0], inside[-1] + 1))
-    return found
 
 
 def text_view(title: str, labels: Sequence[str], maps: Sequence[AttentionMap], *, query: int | None = None) -> View:

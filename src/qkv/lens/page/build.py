@@ -153,8 +153,8 @@ def pack_view(view: View, budget: int) -> dict[str, Any]:
         "start": list(view.start),
         "query": view.query,
         "unknown": list(view.unknown),
-        "words": [list(word) for word in view.words],
-        "keyWords": [list(word) for word in view.key_words],
+        "words": _of_parts(view.words),
+        "keyWords": _of_parts(view.key_words),
         "features": features,
         "habits": numbers(view.habits),
         "effects": numbers(view.effects),
@@ -166,6 +166,11 @@ def pack_view(view: View, budget: int) -> dict[str, Any]:
         "peaks": [float(f"{peak:.4g}") for peak in measured.peaks],
         "packed": packed,
     }
+
+
+def _of_parts(words: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """The words that are more than one token: all that there is to merge."""
+    return [[start, stop] for start, stop in words if stop - start > 1]
 
 
 def _pack_image(image: Image) -> dict[str, Any]:
