@@ -125,12 +125,20 @@ def test_training_goes_on_as_it_would():
 
 def test_what_is_kept_is_linear():
     model = gpt()
-    model.config.__dict__["positions"] = 32
     with qkv.watch(model) as seen:
         model(WORDS.repeat(1, 4))
     track = next(iter(seen._watching.tracks.values()))
     numbers = [*track.queries, track.store, *(x for rows in track.rows for x in (rows.spans.start, rows.spans.stop))]
     assert all(x.numel() <= 2 * 28 * 16 for x in numbers) and all(rows.mask is None for rows in track.rows)
+
+
+def test_what_is_kept_of_relative_positions_is_linear():
+    pytest.importorskip("transformers")
+    model = tiny(PAIRS["t5, relative positions"], "sdpa")
+    with torch.no_grad(), qkv.watch(model) as seen:
+        model(TOKENS, attention_mask=RAGGED, decoder_input_ids=TOKENS[:, :5])
+    tables = [rows.bias.table.shape for track in seen._watching.tracks.values() for rows in track.rows]
+    assert set(tables) == {(1, 4, 17), (1, 4, 9), (1, 4, 13)}
 
 
 def test_a_translator_has_three_stacks():
@@ -371,6 +379,8 @@ def test_numbers_that_are_none_are_refused(asked, kind, text):
 
 def test_a_layer_that_was_not_seen():
     model = gpt()
+    with pytest.raises(UnsupportedError, match=r"got it has none of these layers$"), qkv.watch(model, layers=[2, 3]):
+        model(WORDS)
     with qkv.watch(model) as seen:
         model(WORDS)
     with pytest.raises(ArgumentError, match=r"^Seen\[…\]: layer must be one that was seen; got 2 \(the layers seen: 0"):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from qkv.core.map import AttentionMap
 from qkv.errors import ArgumentError, UnsupportedError, must
 from qkv.lens.watch import Seen, watch
+from qkv.models.captioner import Captioner
 from qkv.models.gpt import Gpt
 from qkv.models.recurrent import Recurrent
 from qkv.models.transformer import Transformer
@@ -93,6 +94,9 @@ def read(model: Encoder | nn.Module, tokenizer: Tokenizer, text: str, target: st
     for name, given in (("text", text), ("target", target)):
         if given is not None and not given.strip():
             raise ArgumentError(must("read", name, "hold something to read", repr(given)))
+    if isinstance(model, Captioner):
+        fix = "qkv caption RUN IMAGE --see PAGE.html shows where each word looks"
+        raise UnsupportedError(must("read", "model", "be one that reads text", "Captioner", fix))
     for kind, adapter in _ADAPTERS:
         if kind(model):
             return adapter(model, tokenizer, encodable(text), None if target is None else encodable(target))
@@ -148,7 +152,8 @@ def _read_transformers(model: Any, tokenizer: Tokenizer, text: str, target: str 
         _check_seen(seen)
         return _reading(tokenizer, encoding, text, made.hidden_states, list(seen.layers.values()))
     if target is None:
-        written = model.generate(tokens, do_sample=False, num_beams=1, max_new_tokens=MOST_NEW)[0].tolist()
+        new = min(MOST_NEW, (_positions(model.config) or MOST_NEW + 1) - 1)
+        written = model.generate(tokens, do_sample=False, num_beams=1, max_new_tokens=new)[0].tolist()
     else:
         labels = torch.tensor([_encode(tokenizer, target, None).ids], device=model.device)
         first = model.config.decoder_start_token_id
