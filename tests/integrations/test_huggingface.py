@@ -70,7 +70,13 @@ def test_weights_come_when_asked_for(name):
         close(theirs, weights)
 
 
-@pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "mistral, a window", "gemma2, a window and soft caps"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "bert", "roberta", "distilbert", "electra", "gpt2", "gpt-neox", "llama", "qwen3", "mistral, a window",
+        "gemma2, a window and soft caps", "gpt-oss, sinks",
+    ],
+)  # fmt: skip
 def test_gradients_are_equal(name):
     eager, ours = both((ENCODERS | DECODERS)[name])
     for model in (eager, ours):

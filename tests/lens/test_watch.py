@@ -253,6 +253,16 @@ def test_generation_of_transformers(name, implementation, cache):
         close(seen[layer].dense().transpose(1, 2)[rows], theirs[..., :14].transpose(1, 2)[rows])
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt-oss, sinks"])
+def test_some_heads_of_shared_keys_and_of_sinks(name):
+    pytest.importorskip("transformers")
+    model = tiny(DECODERS[name])
+    with torch.no_grad(), qkv.watch(model, heads=[1, 2], queries=[0, 8]) as seen:
+        expected = model(TOKENS, output_attentions=True).attentions
+    for layer, theirs in enumerate(expected):
+        close(seen[layer].dense(), theirs[:, 1:3, [0, 8], :9])
+
+
 def test_beams_of_transformers():
     pytest.importorskip("transformers")
     model = tiny(DECODERS["gpt2"], "sdpa")

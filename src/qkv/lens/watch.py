@@ -39,7 +39,7 @@ def watch(model: nn.Module, layers: Picked = None, heads: Picked = None, queries
     seen = Seen(Watching(*wanted))
     with ExitStack() as stack:
         lens = stack.enter_context(intercepted(model, seen._watching.take))
-        seen._watching.begin(model, lens, stack)
+        seen._watching.begin(lens, stack)
         yield seen
     # An exception of the block's own goes before this one.
     if not seen._watching.tracks:
