@@ -330,7 +330,8 @@ def _given(
         mask = mask[..., : key.shape[2]] if mask.shape[-1] > key.shape[2] else mask
         found = _told_by_spans(mask)
     given = asked_of(module, query, key, None if found is not None else mask, **told)
-    if isinstance(bias := given["bias"], Tensor) and bias is told.get("position_bias"):
+    bias = told.get("position_bias")
+    if isinstance(bias, Tensor) and given["bias"] is bias:
         given["bias"] = _told_by_diagonals(bias)
     return given if found is None else given | {"mask": found}
 

@@ -29,7 +29,11 @@ def watch(model: nn.Module, layers: Picked = None, heads: Picked = None, queries
 
     What is seen of a layer is its last sequence: all at once, or step by step in generation, where each step's rows
     join the map. `layers`, `heads` and `queries` say what to keep; a map's heads and rows are then those, in order. A
-    layer that ran and could not be seen is in `seen.unseen`, with the reason.
+    layer that could not be seen is in `seen.unseen`, with the reason.
+
+    The output is the same to the bit, but for single tokens that a Gpt or Transformer of qkv would generate by kernels:
+    they pass its modules meanwhile, equal to rounding. A row that sees no key has weights 0; eager attention of
+    transformers averages all values there.
 
     Cost: O((queries + keys)·dim) memory for each layer, and little time: nothing is scored before something is asked.
     Raises: UnsupportedError on leaving the block if nothing was seen, with the reasons; KindError, ArgumentError for
