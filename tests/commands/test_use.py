@@ -36,6 +36,12 @@ def test_generate(qkv, gpt, tmp_path):
     first, same, other = (qkv("generate", "run", "The cat", "--seed", seed)[1] for seed in (1, 1, 2))
     assert first == same != other
     assert qkv("generate", "run", "The cat", "--new", 5, "--beams", 3)[1].startswith("The cat")
+    status, out, err = qkv("see", "The cat", "--model", "run", "--out", "seen.html")
+    assert status == 0, err
+    (view,) = views_of(tmp_path / "seen.html")
+    assert "layer 0, head" in out and view["tokens"] == ["T", "h", "e", " ", "c", "a", "t"]
+    status, _, err = qkv("see", "The cat", "--model", "run", "--target", "The dog")
+    assert status == 1 and err == "qkv: read: target must be left out; got 'The dog' (a Gpt reads one text)\n"
 
 
 def test_generate_refuses(qkv, gpt):
@@ -74,6 +80,15 @@ def test_translate(qkv, tmp_path, attention):
     views = views_of(tmp_path / "page.html")
     assert len(views) == (6 if attention is None else 2)
     assert views[0]["keys"] == [*"12 cats", "</s>"] and views[0]["tokens"][-1] == "</s>"
+    status, out, err = qkv("see", "12 cats", "--model", "run", "--target", "12 chats", "--out", "seen.html")
+    if attention in ("hard", "coverage"):
+        assert status == 1 and "computes its weights itself, and its result holds them" in err
+        return
+    assert status == 0, err
+    assert "“12 cats” → “12 chats”" in out
+    views = views_of(tmp_path / "seen.html")
+    assert len(views) == (3 if attention is None else 1)
+    assert views[-1]["keys"] == [*"12 cats", "</s>"] and views[-1]["tokens"] == [*"12 chats", "</s>"]
 
 
 def test_without_attention_there_is_nothing_to_see(qkv, tmp_path):

@@ -263,6 +263,15 @@ def test_some_heads_of_shared_keys_and_of_sinks(name):
         close(seen[layer].dense(), theirs[:, 1:3, [0, 8], :9])
 
 
+def test_one_of_the_layers_that_share_a_module():
+    pytest.importorskip("transformers")
+    model = tiny(ENCODERS["albert, one layer used twice"])
+    with torch.no_grad(), qkv.watch(model, layers=[1]) as seen:
+        expected = model(TOKENS, output_attentions=True).attentions
+    assert list(seen.layers) == [1]
+    close(seen[1].dense(), expected[1])
+
+
 def test_beams_of_transformers():
     pytest.importorskip("transformers")
     model = tiny(DECODERS["gpt2"], "sdpa")

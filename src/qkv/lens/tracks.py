@@ -97,30 +97,30 @@ class Watching:
         # A module that is called again in one pass goes on, or serves as another layer.
         turn = self._turns.get(module, 0)
         slots = [(module, turn - 1), (module, turn)] if turn else [(module, 0)]
-        tracks = [self.tracks.get(slot) for slot in slots]
-        found = next((track for track in tracks if track is not None and track.joins(call, self, turn > 0)), None)
+        known = [slot for slot in slots if slot in self.tracks]
+        found = next((slot for slot in known if self.tracks[slot].joins(call, self, turn > 0)), None)
         if call.kind == "self":
             self.goes_on = found is not None
+        slot = slots[-1] if found is None else found
+        if self._depth:
+            self._turns[module] = slot[1] + 1
         if found is None:
-            slot = slots[-1]
             if not turn:
+                # What the module was in a longer pass before.
                 for old in [each for each in self.tracks if each[0] == module and each[1]]:
                     del self.tracks[old]
-            stack, taken = _stack(call.name), {}
-            for other, track in self.tracks.items():
-                if (track.stack, track.kind) == (stack, call.kind):
-                    taken[track.layer] = other
-            layer = call.layer
+            stack, layer = _stack(call.name), call.layer + slot[1]
+            taken = {
+                track.layer: other
+                for other, track in self.tracks.items()
+                if (track.stack, track.kind) == (stack, call.kind)
+            }
             while taken.get(layer, slot) != slot:
                 layer += 1
-            if self._depth:
-                self._turns[module] = slot[1] + 1
             if self.layers is not None and layer not in self.layers:
                 return
-            found = self.tracks[slot] = Track(call.name, stack, call.kind, layer)
-        elif self._depth and not turn:
-            self._turns[module] = 1
-        found.add(call, self)
+            self.tracks[slot] = Track(call.name, stack, call.kind, layer)
+        self.tracks[slot].add(call, self)
 
     def mask(self, call: Call) -> Mask | None:
         """Give a call's mask."""
