@@ -3,16 +3,14 @@
 python -m benchmarks.see
 
 A 6 × 384 GPT-2 of 12 heads (72, as MiniLM's), random, in transformers. Runs take turns in one process, on one thread
-and in processor time: medians, and quartiles of the ratio to the same model as it runs unseen. Memory is what a process
-of its own needs for one pass above what it held before. BertViz embeds every weight as decimal text: where it is not
+and in processor time: medians, and quartiles of the ratio to the same model as it runs unseen. Memory is what stays when
+the pass is over. BertViz embeds every weight as decimal text: where it is not
 installed, its bytes are counted by writing them so. `python -m benchmarks.see times` (or memory, bytes) is one part.
 """
 
 import io
 import json
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -62,16 +60,6 @@ def check(length: int) -> None:
     seen, weights = runs["qkv.watch (sdpa)"](), runs["output_attentions (eager)"]()
     for layer, theirs in enumerate(weights):  # type: ignore[arg-type]
         torch.testing.assert_close(seen[layer].dense(), theirs, rtol=0, atol=1e-5)  # type: ignore[index]
-
-
-def peak(name: str, length: int) -> None:
-    """Print how many MiB one pass takes, in this process."""
-    run = runs_of(length)[name]
-    runs_of(16)[name]()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    kept = run()
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
-    del kept
 
 
 def page_bytes(maps: list[Tensor], labels: list[str]) -> tuple[int, int]:
@@ -128,19 +116,21 @@ def times() -> None:
 
 
 def memory() -> None:
-    """Measure memory, each pass in a process of its own, and print it."""
-    for name in runs_of(16):
-        asked = [sys.executable, "-m", "benchmarks.see", name]
-        found = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
-        print(f"  {name:28} {float(found):8.1f} MiB for {LENGTHS[-1]} tokens", flush=True)
+    """Count the bytes that stay when a pass is over, and print them."""
+    for length in LENGTHS:
+        runs = runs_of(length)
+        seen, weights = runs["qkv.watch (sdpa)"](), runs["output_attentions (eager)"]()
+        maps = [seen[layer] for layer in range(len(weights))]  # type: ignore[index,arg-type]
+        ours = sum(x.untyped_storage().nbytes() for one in maps for x in (one.query, one.key))
+        theirs = sum(x.untyped_storage().nbytes() for x in weights)  # type: ignore[attr-defined]
+        print(
+            f"{length} tokens, kept: qkv.watch {ours / 1e6:.1f} MB, output_attentions {theirs / 1e6:.1f} MB", flush=True
+        )
 
 
 PARTS = {"times": times, "memory": memory, "bytes": pages}
 
 if __name__ == "__main__":
     with torch.no_grad():
-        if len(sys.argv) > 1 and sys.argv[1] not in PARTS:
-            peak(sys.argv[1], LENGTHS[-1])
-        else:
-            for part in sys.argv[1:] or PARTS:
-                PARTS[part]()
+        for part in sys.argv[1:] or PARTS:
+            PARTS[part]()

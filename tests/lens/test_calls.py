@@ -146,7 +146,9 @@ def test_both_stacks_of_a_translator():
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa", "qkv"])
-@pytest.mark.parametrize("name", [*ENCODERS, *DECODERS])
+@pytest.mark.parametrize(
+    "name", ["bert", "gpt2", "llama", "mistral, a window", "gemma2, a window and soft caps", "gpt-oss, sinks"]
+)
 def test_models_of_transformers_pass(name, implementation):
     pytest.importorskip("transformers")
     qkv.register()

@@ -396,6 +396,21 @@ def test_numbers_that_are_none_are_refused(asked, kind, text):
         model(WORDS)
 
 
+def test_what_was_seen_is_viewed_stack_by_stack():
+    torch.manual_seed(0)
+    model = qkv.Transformer(qkv.TransformerConfig(vocabulary=20, width=16, layers=2, heads=2, feed_forward=32)).eval()
+    with torch.no_grad(), qkv.watch(model) as seen:
+        model(pairs([1, 2, 3]), pairs([1, 2]))
+    views = seen.views()
+    assert [view.title for view in views] == [
+        "self attention in encoder", "self attention in decoder", "cross attention in decoder",
+    ]  # fmt: skip
+    for view in views:
+        view.check()
+    assert views[2].keys == ["0", "1", "2"] and views[0].keys is None and len(views[2].weights) == 2
+    close(torch.from_numpy(views[2].weights[1]), seen.cross[1].dense()[0])
+
+
 def test_a_layer_that_was_not_seen():
     model = gpt()
     with pytest.raises(UnsupportedError, match=r"got it has none of these layers$"), qkv.watch(model, layers=[2, 3]):

@@ -17,7 +17,9 @@ from torch import nn
 from qkv.core.map import AttentionMap
 from qkv.errors import ArgumentError, KindError, UnsupportedError, must
 from qkv.lens.calls import intercepted
+from qkv.lens.page.view import View
 from qkv.lens.tracks import Track, Watching
+from qkv.lens.views import MapLayers, features
 
 Picked: TypeAlias = int | Sequence[int] | range | None
 """Some layers, heads or queries by their numbers, or all."""
@@ -135,6 +137,21 @@ class Seen:
         """The layers of a model of one stack."""
         every = len(self.stacks) == 1
         return self._only("layers", lambda stack, kind: every or kind == "self")
+
+    def views(self) -> list[View]:
+        """View the first example for a page: a view for each stack, its tokens numbered."""
+        found = []
+        for (stack, kind), layers in self.stacks.items():
+            maps = list(layers.values())
+            # Layers of another size, as those of a picture seen coarsely, are another view.
+            for shape in dict.fromkeys(seen.shape for seen in maps):
+                alike = [seen for seen in maps if seen.shape == shape]
+                tokens, keys = ([str(at) for at in range(count)] for count in shape[-2:])
+                title = f"{kind} attention" + (f" in {stack}" if stack else "")
+                known = [features(seen) for seen in alike]
+                square = kind == "self" and len(tokens) == len(keys)
+                found.append(View(title, tokens, MapLayers(alike), keys=None if square else keys, features=known))
+        return found
 
     def _only(self, asked: str, fits: Callable[[str, str], bool]) -> Stack:
         found = [name for name in self.stacks if fits(*name)]
