@@ -3,9 +3,9 @@
 python -m benchmarks.see
 
 A 6 × 384 GPT-2 of 12 heads (72, as MiniLM's), random, in transformers. Runs take turns in one process, on one thread
-and in processor time: medians, and quartiles of the ratio to the same model as it runs unseen. Memory is what stays when
-the pass is over. BertViz embeds every weight as decimal text: where it is not
-installed, its bytes are counted by writing them so. `python -m benchmarks.see times` (or memory, bytes) is one part.
+and in processor time: medians, and quartiles of the ratio to the same model as it runs unseen. Memory is what stays
+when the pass is over. BertViz embeds every weight as decimal text: where it is not installed, its bytes are counted by
+writing them so. `python -m benchmarks.see times` (or memory, bytes) is one part.
 """
 
 import io
