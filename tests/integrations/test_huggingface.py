@@ -218,7 +218,8 @@ def test_rules_that_are_not_known_are_spelled_out():
     def odd(batch, head, query, key):
         return (query + key) % 2 == 0
 
-    for rule in (odd, theirs.or_masks(theirs.causal_mask_function, odd), theirs.and_masks(odd)):
+    none = theirs.sliding_window_causal_mask_function(0)
+    for rule in (odd, theirs.or_masks(theirs.causal_mask_function, odd), theirs.and_masks(odd), none):
         mask = closed_mask(2, 9, 9, mask_function=rule, allow_is_causal_skip=False)
         assert not isinstance(mask, ClosedMask) and torch.equal(mask, spelled(rule, 9, 9, 0, 0))
 

@@ -259,6 +259,9 @@ def _parts(
         return None if None in each else [mask for masks in each for mask in masks or ()]
     if is_made_by(theirs.sliding_window_overlay, 1):
         width = held["sliding_window"]
+        # Models ask for masks of windows that they have not, and that no layer takes.
+        if width < 1:
+            return None
         # Nor does a window hide anything that all keys fit into.
         return [] if place is None and width >= keys else [window(before=width - 1, after=keys, offset=place)]
     if is_made_by(theirs.sliding_window_bidirectional_overlay, 1):
