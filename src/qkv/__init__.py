@@ -25,6 +25,7 @@ _HOME = {
     "explanation": ("Explanation", "explain"),
     "integrations.huggingface": ("register",),
     "lens.flow": ("rollout",),
+    "lens.watch": ("watch",),
     "masks.algebra": ("Mask",),
     "masks.blocks": ("bigbird", "blocks"),
     "masks.causal": ("causal",),
