@@ -249,6 +249,8 @@ def test_words_are_merged(visit):
     assert page.locator("#head").inner_text() == "Head 0"
     open_tab(page, "pair")
     assert page.locator("#pair-query option").count() == 6
+    assert page.locator("#merge").is_hidden()
+    open_tab(page, "map")
     page.locator("#merge").click()
     page.wait_for_function("() => document.querySelectorAll('#tokens .token').length === 6")
     assert page.locator("#head").inner_text() == "Head 0"
