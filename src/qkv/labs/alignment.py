@@ -11,7 +11,7 @@ import qkv
 from qkv.labs.lab import Both, Claim, Figures, Lab, Progress, at_least, at_most
 from qkv.labs.puzzles import START, answered, as_pairs, copying, draw_symbols
 from qkv.labs.running.fit import fit
-from qkv.models.recurrent import AdditiveAttention, Attention, LuongAttention, NoAttention
+from qkv.models.looking import AdditiveAttention, Attention, LuongAttention, NoAttention
 from qkv.text.batching import Pairs
 from qkv.text.dates import date_pairs
 
