@@ -32,6 +32,7 @@ def test_generate(qkv, gpt, tmp_path):
     assert line.startswith("The cat") and len(line) == 12 and told.startswith("page: page.html")
     (view,) = views_of(tmp_path / "page.html")
     assert "".join(view["tokens"]) == line and view["keys"] is None
+    assert view["words"][0] == [0, 3] and len(view["features"]["heads"]) == view["layers"] * view["heads"]
     assert qkv("generate", "run", "The cat", "--new", 5, "--temperature", 0)[1] == line + "\n"
     first, same, other = (qkv("generate", "run", "The cat", "--seed", seed)[1] for seed in (1, 1, 2))
     assert first == same != other
