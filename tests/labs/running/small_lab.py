@@ -13,6 +13,7 @@ TEXT = Both("small", "小")
 @dataclass(frozen=True)
 class Size:
     factor: float = 2.0
+    table: object = None
 
 
 def measure(seed, size, progress):
