@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from importlib import import_module
 from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -150,7 +151,7 @@ class Lab:
     @property
     def source(self) -> Path:
         """The file that holds it."""
-        return Path(self.measure.__code__.co_filename)
+        return Path(str(import_module(self.measure.__module__).__file__))
 
     @property
     def size(self) -> Any:
