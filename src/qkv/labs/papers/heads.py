@@ -84,8 +84,8 @@ LAB = replace(
             "most_better",
             0.0,
             Both(
-                "the paper's 32 heads are behind 16; here by no less than the seeds differ (σ)",
-                "论文中 32 头不如 16 头；此处允许种子间标准差 σ 的波动",
+                "the paper's 32 heads are behind 16; here they may lead by no more than the seeds differ (σ)",
+                "论文中 32 头不如 16 头；此处其领先不应超过种子间的标准差 σ",
             ),
             spread=True,
         ),

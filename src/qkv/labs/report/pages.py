@@ -176,12 +176,15 @@ def _rows(lab: Lab, results: Sequence[Result], names: Sequence[str]) -> str:
 
 def _conditions(lab: Lab, results: Sequence[Result]) -> str:
     """Say where and when, and with what."""
-    last, pairs = results[-1], lab.table.path.name if lab.table else ""
+    last, on = results[-1], Both("", "")
+    if lab.takes_pairs:
+        pairs = Both(lab.table.path.name, lab.table.path.name) if lab.table else Both("rows of dates", "成行的日期")
+        on = Both(f" on {pairs.en}", f"（数据：{pairs.zh}）")
     versions = ", ".join(f"{name} {version}" for name, version in last.versions.items())
     seconds = " + ".join(f"{result.seconds:.0f}" for result in results)
     said = Both(
-        f"{last.form} form{pairs and f' on {pairs}'}, {last.date}, {last.device}; {versions}; {seconds} s",
-        f"{'快速' if last.form == 'quick' else '完整'}形式{pairs and f'（数据：{pairs}）'}，{last.date}，{last.device}；{versions}；{seconds} 秒",
+        f"{last.form} form{on.en}, {last.date}, {last.device}; {versions}; {seconds} s",
+        f"{'快速' if last.form == 'quick' else '完整'}形式{on.zh}，{last.date}，{last.device}；{versions}；{seconds} 秒",
     )
     return f'<p class="quiet">{both(said)}</p>'
 
