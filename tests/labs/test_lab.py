@@ -9,7 +9,7 @@ from qkv import errors
 from qkv.labs import NAMES, PAPERS, all_labs, find_lab
 from qkv.labs.lab import Both, Claim, Progress, Verdict, at_least, at_most, between, means
 from qkv.labs.scaling import LAB
-from qkv.labs.translations import Table
+from qkv.labs.table import Table
 
 WHY = Both("because", "因为")
 

@@ -1,6 +1,5 @@
 """What full forms learn from: tables and rows of dates; and what a model that learned is asked for."""
 
-import shutil
 from dataclasses import replace
 
 import pytest
@@ -10,7 +9,8 @@ from tables import SAID, write_table
 import qkv
 from qkv import errors
 from qkv.labs.lab import Progress
-from qkv.labs.translations import LEAST, PARTS, Size, Table, Translations, dates_in_rows
+from qkv.labs.table import Table
+from qkv.labs.translations import PARTS, Size, Translations, dates_in_rows
 from qkv.text.tokenizer import END, START
 
 SMALL = Size(width=32, layers=1, steps=2, tokens=512, warm_up=1, asked=60, rows=60, dates=3)
@@ -19,33 +19,6 @@ SMALL = Size(width=32, layers=1, steps=2, tokens=512, warm_up=1, asked=60, rows=
 @pytest.fixture
 def table(tmp_path):
     return Table.read(write_table(tmp_path / "numbers.tsv"))
-
-
-def test_a_table_is_named_by_what_it_says(table, tmp_path):
-    elsewhere = shutil.copy(table.path, tmp_path / "other.tsv")
-    assert Table.read(elsewhere) == table and repr(Table.read(elsewhere)) == repr(table)
-    lines = table.path.read_text().splitlines(keepends=True)
-    (tmp_path / "other.tsv").write_text("".join(lines[:-1]))
-    assert Table.read(elsewhere) != table
-
-
-@pytest.mark.parametrize(
-    ("text", "complaint"),
-    [
-        (None, "must be a file or a folder; got No such file or directory"),
-        ("", "must hold text; got an empty file"),
-        ("one\tun\ntwo\n", "must hold text in two columns, a tab between them; got ['two'] (line 2)"),
-        ("one\tun\n" * 2000, f"lab: .* must hold {LEAST} pairs to be held out; got 0 "),
-    ],
-)
-def test_what_is_no_table(tmp_path, text, complaint):
-    path = tmp_path / "pairs.tsv"
-    if text is not None:
-        path.write_text(text)
-    pattern = complaint if ".*" in complaint else complaint.replace("[", r"\[").replace("(", r"\(").replace(")", r"\)")
-    with pytest.raises(errors.FileError, match=pattern) as raised:
-        Table.read(path)
-    assert str(path) in str(raised.value)
 
 
 def test_dates_in_rows():

@@ -12,7 +12,7 @@ from qkv.labs.running.runner import run_labs
 from qkv.lens.printable import printable
 
 if TYPE_CHECKING:
-    from qkv.labs.translations import Table
+    from qkv.labs.table import Table
 
 LANGUAGES = ("en", "zh")
 
@@ -119,7 +119,7 @@ def _table(data: Path | None, full: bool) -> "Table | None":
         return None
     if not full:
         raise ArgumentError(must("lab", "--data", "go with --full", str(data), "the quick forms make their own data"))
-    from qkv.labs.translations import Table
+    from qkv.labs.table import Table
 
     return Table.read(data)
 

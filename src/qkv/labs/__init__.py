@@ -12,7 +12,7 @@ from qkv.errors import ArgumentError, must
 from qkv.labs.lab import Lab
 
 if TYPE_CHECKING:
-    from qkv.labs.translations import Table
+    from qkv.labs.table import Table
 
 NAMES: tuple[str, ...] = (
     "formula",

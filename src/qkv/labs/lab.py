@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from qkv.labs.translations import Table
+    from qkv.labs.table import Table
 
 Figures = dict[str, Any]
 """What one seed measured."""

@@ -5,12 +5,9 @@ translations.train(model, size, seed=0, progress=progress, doing="8 heads")
 translations.loss(model), translations.chrf(translations.said(model))
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice, pairwise
-from os import PathLike
-from pathlib import Path
 from statistics import mean
 from typing import TypeAlias
 
@@ -19,10 +16,11 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 import qkv
-from qkv.errors import ArgumentError, FileError, must
+from qkv.errors import ArgumentError, must
 from qkv.labs.chrf import chrf
 from qkv.labs.lab import Progress
 from qkv.labs.running.fit import fit
+from qkv.labs.table import LEAST, Table
 from qkv.models.recurrent import Recurrent
 from qkv.models.transformer import Transformer
 from qkv.models.translation import Translator
@@ -34,33 +32,10 @@ from qkv.text.tokenizer import END, START, characters, train_byte_bpe
 from qkv.training.held_out import PairsPart
 
 SPECIAL = ("[UNK]", START, END)
-LEAST = 40
-"""Fewer pairs that nothing was learned from say too little; a source in twenty is one of them."""
-
 PARTS = 4
 """The pairs asked for fall into so many parts of like number by the length of the source."""
 
 Model: TypeAlias = Transformer | Recurrent
-
-
-@dataclass(frozen=True)
-class Table:
-    """A user's pairs: where they lie, and a name for what they say."""
-
-    # The same pairs elsewhere are the same experiment.
-    path: Path = field(repr=False, compare=False)
-    digest: str
-
-    @classmethod
-    def read(cls, path: str | PathLike[str]) -> "Table":
-        """Read a table to its end. Raises: FileError, naming file and line, for what is none, or is too small."""
-        pairs, digest = read_pairs(path), hashlib.blake2b(digest_size=4)
-        for pair in pairs:
-            digest.update("\t".join((*pair, "\n")).encode())
-        if (asked := sum(1 for _ in PairsPart(pairs, True))) < LEAST or not any(True for _ in PairsPart(pairs, False)):
-            rule, fix = f"hold {LEAST} pairs to be held out", "a source in twenty is held out: give some thousand pairs"
-            raise FileError(must("lab", str(path), rule, asked, fix))
-        return cls(Path(path), digest.hexdigest())
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from qkv import errors
 from qkv.labs import all_labs, find_lab
 from qkv.labs.report.site import write_report
 from qkv.labs.running.results import Result, code_of
-from qkv.labs.translations import Table
+from qkv.labs.table import Table
 
 
 def result(lab, seed, **figures):

@@ -20,7 +20,7 @@ from qkv.labs.running.results import (
     read_result,
     write_result,
 )
-from qkv.labs.translations import Table
+from qkv.labs.table import Table
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_the_code_of_a_papers_table_is_its_own():
     full = find_lab("heads", full=True)
     assert code_of(full) != code_of(find_lab("heads"))
     files = {path.name for path in _taken(full.source, {})}
-    assert {"heads.py", "translations.py", "chrf.py", "fit.py"} == files
+    assert {"heads.py", "translations.py", "table.py", "chrf.py", "fit.py"} == files
     assert full.source.parent.name == "papers"
 
 

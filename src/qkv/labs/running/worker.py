@@ -51,7 +51,7 @@ def main(name: str, form: str, seed: int, out: Path, path: str | None = None) ->
     """Measure and write the result."""
     table = None
     if path is not None:
-        from qkv.labs.translations import Table
+        from qkv.labs.table import Table
 
         table = Table.read(path)
     lab = find_lab(name, full=form == "full", table=table)
