@@ -65,9 +65,9 @@ LAB = replace(
         Claim(
             says=Both("Bahdanau's attention is computed over the whole source.", "Bahdanau 的注意力是全局计算的。"),
             truth=Both(
-                "Every step reads all of the source anew. So a long source need not pass through one vector: with attention "
-                "quality falls by less than half of what it falls without.",
-                "每一步都重新读取整个源句，长句不必压缩进一个向量：有注意力时，质量随长度的下降不到无注意力时的一半。",
+                "Every step reads all of the source anew, so that a long one need not pass through one vector; in the paper "
+                "quality then hardly falls. Judged by whether it falls at most half as much as without attention.",
+                "每一步都重新读取整个源句，长句不必压缩进一个向量；论文中质量因而几乎不随长度下降。判断标准：下降至多为无注意力时的一半。",
             ),
             holds=lambda means: means["halved"] >= 0,
         ),

@@ -64,9 +64,9 @@ LAB = replace(
         Claim(
             says=Both("Several heads give more diverse representations than one.", "多头能获得比单头更多样的表征。"),
             truth=Both(
-                "They are worth having: of equal parameters, the translator with one head is the worse. But more is not "
-                "always better; 32 narrow heads gain nothing over fewer and wider ones.",
-                "多头确实值得：参数量相同时，单头的翻译模型更差。但并非越多越好：32 个很窄的头并不比较少、较宽的头更强。",
+                "In the paper they are worth having: of equal parameters, the translator with one head is the worst. But "
+                "more is not always better; 32 narrow heads are behind 8 or 16. Judged by one head against eight.",
+                "论文中多头确实值得：参数量相同时，单头的翻译模型最差。但并非越多越好：32 个很窄的头不如 8 个或 16 个。以 1 头与 8 头之差判断。",
             ),
             holds=lambda means: means["one_worse"] > 0,
         ),

@@ -91,9 +91,9 @@ LAB = replace(
         Claim(
             says=Both("In language, global attention is usually preferred.", "自然语言处理中通常更倾向全局方法。"),
             truth=Both(
-                "Judged by the best row of each kind: in Luong's table a window that is predicted beats every global row. On "
+                "Judged by the best row of each kind: in Luong's table local-p with general beats every global row. On "
                 "long texts, windows in some of the layers are usual today.",
-                "以两类中各自最好的一行判断：Luong 的表中，预测位置的窗口胜过所有全局方法。在长文本上，如今常在部分层使用窗口。",
+                "以两类中各自最好的一行判断：Luong 的表中，local-p 配 general 胜过所有全局方法。在长文本上，如今常在部分层使用窗口。",
             ),
             holds=lambda means: (
                 min(means["location"], means["dot"], means["general"])

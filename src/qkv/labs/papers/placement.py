@@ -97,9 +97,9 @@ LAB = replace(
                 "Post-LN needs warm-up at a rate at which Pre-LN does not.", "后置归一化需要预热，前置则不那么需要。"
             ),
             truth=Both(
-                "So it is for a translator of six layers: without warm-up Post-LN stays far behind what it learns with one, "
-                "and Pre-LN learns as well without.",
-                "对六层的翻译模型确实如此：没有预热时，后置远不如有预热时；前置没有预热也学得一样好。",
+                "So it is in the paper, for translators of six layers: without warm-up Post-LN stays far behind what it "
+                "learns with one, and Pre-LN learns as well without. Judged by what each loses without.",
+                "论文中六层的翻译模型确实如此：没有预热时，后置远不如有预热时；前置没有预热也学得一样好。以两者各因没有预热而损失多少判断。",
             ),
             holds=lambda means: means["post_needs"] > means["pre_needs"],
         ),
