@@ -271,7 +271,6 @@ LAB = Lab(
         "16 个符号整行复制正确的比例：无注意力 {none:.2f}，加性 {additive:.2f}，点积 {dot:.2f}",
     ),
     quick=Size(),
-    full=Size(symbols=64, width=256, wider=264, steps=10_000, dates=100_000, date_steps=10_000),
     measure=measure,
     plot=plot,
     caption=Both(

@@ -232,7 +232,6 @@ LAB = Lab(
         "反转的符号正确率：全局 {global_reversal:.2f}，local-p {p_reversal:.2f}，local-m {m_reversal:.2f}",
     ),
     quick=Size(),
-    full=Size(length=48, symbols=32, reach=10, width=256, steps=5000),
     measure=measure,
     plot=plot,
     caption=Both(
