@@ -10,7 +10,7 @@ import qkv
 from qkv.labs import alignment
 from qkv.labs.lab import Both, Claim, Figures, Progress, at_least
 from qkv.labs.translations import PARTS, Size, Translations
-from qkv.models.recurrent import AdditiveAttention, Attention, NoAttention
+from qkv.models.looking import AdditiveAttention, Attention, NoAttention
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,7 +12,8 @@ import qkv
 from qkv.labs import local
 from qkv.labs.lab import Both, Claim, Figures, Progress, at_least, at_most
 from qkv.labs.translations import Size, Translations
-from qkv.models.recurrent import Attention, LocalM, LocalP, LocationScore, LuongAttention, StepThenLook
+from qkv.models.looking import Attention, LocalM, LocalP, LocationScore, LuongAttention
+from qkv.models.recurrent import StepThenLook
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
