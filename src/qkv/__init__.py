@@ -25,6 +25,7 @@ _HOME = {
     "explanation": ("Explanation", "explain"),
     "integrations.huggingface": ("register",),
     "lens.flow": ("rollout",),
+    "lens.index": ("Words", "words"),
     "masks.algebra": ("Mask",),
     "masks.blocks": ("bigbird", "blocks"),
     "masks.causal": ("causal",),

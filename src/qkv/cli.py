@@ -74,6 +74,9 @@ def see(
     sort: Annotated[
         str | None, typer.Option(metavar="HABIT", help="List the heads by a habit: previous, first, same_word, …")
     ] = None,
+    index: Annotated[
+        Path | None, typer.Option(metavar="INDEX", help="Find the word's nearest sentences in what qkv words made.")
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="PAGE.html", help="Write a page with every head; a page of qkv's own is replaced."),
@@ -86,6 +89,7 @@ def see(
     for text in texts:
         if not text.strip():
             raise ArgumentError(must("see", "TEXT", "hold something to read", repr(text)))
+    from qkv.lens.index import Words
     from qkv.lens.reading import read
     from qkv.lens.see import check_files
     from qkv.lens.see import see as look
@@ -96,8 +100,38 @@ def see(
     folder = model or default_folder()
     bert, tokenizer = load_bert(folder), load_tokenizer(folder)
     readings = [read(bert, tokenizer, text) for text in texts]
-    name = model or "all-MiniLM-L6-v2"
-    look(readings, model=name, layer=layer, head=head, word=word, sort=sort, out=out, numbers=json)
+    corpus = None if index is None else Words(index)
+    if corpus is not None:
+        corpus.check(bert, tokenizer)
+    look(
+        readings, model=model or "all-MiniLM-L6-v2", layer=layer, head=head, word=word, sort=sort, index=corpus,
+        out=out, numbers=json,
+    )  # fmt: skip
+
+
+@app.command()
+def words(
+    corpus: Annotated[
+        str, typer.Argument(metavar="CORPUS", help="A file, a folder or datasets:NAME with a sentence on each line.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="INDEX", help="The index: a folder, new or to go on with.")],
+    model: Annotated[
+        str | None, typer.Option(metavar="FOLDER|NAME", help="A BERT in Hugging Face's layout; by default MiniLM.")
+    ] = None,
+    layers: Annotated[
+        str | None, typer.Option(metavar="0,3,6", help="Which to keep, 0 being the embedding; by default all.")
+    ] = None,
+    most: Annotated[int, typer.Option(help="The most places of a word, spread over the corpus; 0 keeps all.")] = 100,
+    field: Annotated[str | None, typer.Option(help="The field of JSON lines that holds the sentence.")] = None,
+) -> None:
+    """Index a corpus by its words in context, for qkv see --index; one that stopped goes on with the same command."""
+    from qkv.commands.words import index_words
+
+    try:
+        index_words(corpus, out, model=model, layers=layers, most=most, field=field)
+    except KeyboardInterrupt:
+        print("stopped; what is done is kept, and the same command goes on", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 
 import torch
@@ -10,12 +10,13 @@ import torch
 from qkv.errors import ArgumentError, must
 from qkv.files import check_writable, contains, write_whole
 from qkv.lens.heads import ORDERS, Head, habits, links, telling
+from qkv.lens.index import Nearest, Words
 from qkv.lens.page.build import View, check_page, write_page
 from qkv.lens.printable import printable
 from qkv.lens.reading import Reading
-from qkv.lens.terminal import comparison_table, console, heads_table, heatmap, telling_table
+from qkv.lens.terminal import comparison_table, console, heads_table, heatmap, nearest_table, telling_table
 from qkv.lens.views import MapLayers
-from qkv.lens.words import Comparison, compare
+from qkv.lens.words import Comparison, compare, places
 
 OWN = b'{\n "generator": "qkv see",'
 """How the numbers that qkv writes begin."""
@@ -37,12 +38,13 @@ def see(
     head: int | None = None,
     word: str | None = None,
     sort: str | None = None,
+    index: Words | None = None,
     out: Path | None = None,
     numbers: Path | None = None,
 ) -> None:
     """Print the attention of texts that a model has read; write the page and the numbers if asked.
 
-    `sort` names a habit by which to list the heads.
+    `sort` names a habit by which to list the heads; `index` holds a corpus in which to find the word's nearest.
 
     Raises: ArgumentError if there is no such layer, head, word or habit; FileError if a file cannot be written.
     """
@@ -51,6 +53,7 @@ def see(
         raise ArgumentError(must("see", "--sort", f"be one of {', '.join(ORDERS)}", repr(sort)))
     check_files(out, numbers)
     comparison = None if word is None else compare(readings, word)
+    nearest = _nearest(readings, word, index)
     found = [
         _look(reading, layer, head, [] if comparison is None else _tokens(comparison, number))
         for number, reading in enumerate(readings)
@@ -67,17 +70,30 @@ def see(
         if sort is not None:
             screen.print()
             screen.print(heads_table(seen.habits, sort))
-    if word is not None and comparison is not None:
+    if word is not None and comparison is not None and (index is None or len(comparison.places) > 1):
         screen.print()
         screen.print(comparison_table(readings, word, comparison, screen.width))
+    for one in nearest:
+        screen.print()
+        screen.print(nearest_table(one, str(word), index.path.name if index else "", screen.width))
     if numbers is not None:
-        write_whole("see", numbers, _numbers(readings, model, found, word, comparison), overwrite=True)
+        write_whole("see", numbers, _numbers(readings, model, found, word, comparison, nearest), overwrite=True)
         screen.print(f"\nnumbers: {printable(str(numbers))}", soft_wrap=True)
     if out is not None:
         size = write_page(
             out, [_view(*pair) for pair in zip(readings, found, strict=True)], title="Attention", subtitle=model
         )
         screen.print(f"\npage: {printable(str(out))} ({size / 1e6:.2f} MB), open it in a browser", soft_wrap=True)
+
+
+def _nearest(readings: Sequence[Reading], word: str | None, index: Words | None) -> list[Nearest]:
+    """Find what is nearest to the word in each text that holds it."""
+    if index is None:
+        return []
+    if word is None:
+        raise ArgumentError(must("see", "--index", "come with --word", "none", "the word to look up"))
+    holding = sorted({place.reading for place in places(readings, word)})
+    return [index.nearest(readings[number], word) for number in holding]
 
 
 @dataclass(frozen=True)
@@ -142,6 +158,7 @@ def _numbers(
     found: Sequence[Look],
     word: str | None,
     comparison: Comparison | None,
+    nearest: Sequence[Nearest],
 ) -> bytes:
     """Write the numbers as JSON: of each text the tokens, heads, telling heads with links, and the head shown."""
     texts = []
@@ -175,4 +192,14 @@ def _numbers(
             "cosine": comparison.raw.tolist(),
             "centred": comparison.centred.tolist(),
         }
+    if nearest:
+        names = [field.name for field in fields(Nearest) if field.name != "found"]
+        numbers["nearest"] = [{name: _plain(getattr(one, name)) for name in names} for one in nearest]
     return (json.dumps(numbers, indent=1) + "\n").encode()
+
+
+def _plain(value: object) -> object:
+    """Give what JSON can hold."""
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value

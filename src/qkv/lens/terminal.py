@@ -12,6 +12,7 @@ from rich.text import Text
 from torch import Tensor
 
 from qkv.lens.heads import ORDERS, TELLING, Head, links, ranked
+from qkv.lens.index import Nearest
 from qkv.lens.printable import printable
 from qkv.lens.reading import Reading
 from qkv.lens.words import Comparison
@@ -159,12 +160,43 @@ def _letter(number: int) -> str:
     return chr(ord("A") + number) if number < 26 else f"#{number + 1}"
 
 
-def _excerpt(reading: Reading, tokens: Sequence[int], width: int) -> Text:
-    """Quote a text with its word marked, cut around it where it is too long for the width."""
-    start, stop = reading.spans[tokens[0]][0], reading.spans[tokens[-1]][1]
-    before, word, after = (
-        printable(part) for part in (reading.text[:start], reading.text[start:stop], reading.text[stop:])
+def nearest_table(found: Nearest, word: str, corpus: str, width: int) -> RenderableType:
+    """Show a corpus's sentence whose word is nearest, layer by layer, more after the last, and by position alone."""
+    title = Text(f"“{printable(word)}” in ", style="bold").append(
+        _quote(found.text, found.start, found.stop, width - 20)
     )
+    room = width - 28
+    table = Table(box=None, pad_edge=False)
+    for name, justify in (("layer", "left"), ("centred", "right"), ("raw", "right"), ("the nearest sentence", "left")):
+        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    for number, layer in enumerate(found.layers):
+        raw = {(one.text, one.start): one.near for one in layer.raw}
+        for one in layer.centred[: 3 if number == len(found.layers) - 1 else 1]:
+            name = "embeddings" if layer.layer == 0 else f"after L{layer.layer - 1}"
+            near = raw.get((one.text, one.start))
+            shown = "" if near is None else f"{near:+.3f}"
+            table.add_row(name, f"{one.near:+.3f}", shown, _quote(one.text, one.start, one.stop, room))
+    for one in found.position[:1]:
+        table.add_row("position", f"{abs(one.near):.0f} away", "", _quote(one.text, one.start, one.stop, room))
+    others = ", ".join(f"{printable(one.text[one.start : one.stop])} {one.near:+.2f}" for one in found.others)
+    note = (
+        f"Of {len(found.found.texts) - 1} places in {printable(corpus)}. Embeddings know the word and where it stands, "
+    )
+    note += "position where it stands alone: what only later layers find comes from the context."
+    last = f"Other words nearest after the last layer, centred: {others}" if others else ""
+    return Group(title, table, Text(last), Text(note, style="dim"))
+
+
+def _excerpt(reading: Reading, tokens: Sequence[int], width: int) -> Text:
+    """Quote a text with its word marked."""
+    return _quote(reading.text, reading.spans[tokens[0]][0], reading.spans[tokens[-1]][1], width)
+
+
+def _quote(text: str, start: int, stop: int, width: int) -> Text:
+    """Quote a text with a word marked, cut around it where it is too long for the width."""
+    # Of a text without end, what could be shown.
+    text, start, stop = text[max(0, start - width) : stop + width], min(start, width), stop - max(0, start - width)
+    before, word, after = (printable(part) for part in (text[:start], text[start:stop], text[stop:]))
     room = max(10, width - cell_len(word) - 4)
     left = min(cell_len(before), max(room // 2, room - cell_len(after)))
     while cell_len(before) > left:
