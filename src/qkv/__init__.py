@@ -24,6 +24,7 @@ _HOME = {
     ),
     "explanation": ("Explanation", "explain"),
     "integrations.huggingface": ("register",),
+    "lens.ablate": ("CutEdge", "Effect", "Loss", "Off", "Prediction", "Uniform", "Vector", "ablate", "effects"),
     "lens.flow": ("rollout",),
     "lens.index": ("Words", "words"),
     "masks.algebra": ("Mask",),

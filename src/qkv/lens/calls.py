@@ -19,7 +19,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial, reduce
 from operator import and_
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 from weakref import WeakKeyDictionary, ref
 
 import torch
@@ -55,6 +55,7 @@ class Call:
     given: dict[str, Any]
 
 
+@runtime_checkable
 class Run(Protocol):
     """Computes the heads' outputs [*batch, heads, queries, value_dim] as the model would, or with changed parts."""
 

@@ -30,6 +30,7 @@ from qkv.core.checks import check_whole
 from qkv.errors import ArgumentError, FileError, KindError, UnsupportedError, must
 from qkv.files import sync, write_whole
 from qkv.lens.reading import Reading
+from qkv.lens.running import hidden_states, still
 from qkv.lens.words import joins, places, vectors, word_ranges
 
 ABOUT, PROGRESS = "words.json", "progress.json"
@@ -319,7 +320,7 @@ class Plan:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.growing.mkdir(exist_ok=True)
-            with _held(self.growing), torch.inference_mode(), _still(self.model):
+            with _held(self.growing), still(self.model):
                 self._grow(tell or (lambda done, total: None))
                 self._finish()
                 os.rename(self.growing, self.path)
@@ -469,7 +470,7 @@ def plan(
     if most is not None:
         check_whole("words", "most", most, 1)
     positions = _positions(model)
-    with torch.inference_mode(), _still(model):
+    with still(model):
         hidden = hidden_states(model, torch.zeros(1, 1, dtype=torch.long))
     for layer in layers or ():
         if not isinstance(layer, int) or not 0 <= layer < len(hidden):
@@ -494,15 +495,6 @@ def plan(
         Path(os.path.abspath(path)), texts, model, plain, made_of, name, numbers, np.array(counts), sentences,
         characters, hidden[0].shape[-1],
     )  # fmt: skip
-
-
-def hidden_states(
-    model: nn.Module, tokens: Int[Tensor, "batch positions"]
-) -> Sequence[Float[Tensor, "batch positions width"]]:
-    """Give the vectors that enter the first layer and leave each, of qkv's models and Hugging Face's."""
-    if hasattr(model, "encode"):
-        return model.encode(tokens).hidden  # type: ignore[operator]
-    return model(input_ids=tokens, output_hidden_states=True).hidden_states
 
 
 def _encoded(texts: Iterable[str], tokenizer: Tokenizer, positions: int) -> Iterator[list[tuple[str, Encoding]]]:
@@ -565,17 +557,6 @@ def _model_name(model: nn.Module, tokenizer: Tokenizer) -> str:
         some = flat[:: max(1, math.ceil(flat.numel() / 64))].double().cpu().numpy()
         digest.update(f"{name} {list(tensor.shape)}".encode() + some.tobytes())
     return digest.hexdigest()
-
-
-@contextmanager
-def _still(model: nn.Module) -> Iterator[None]:
-    """Keep dropout off."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
 
 
 @contextmanager
