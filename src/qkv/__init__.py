@@ -25,7 +25,7 @@ _HOME = {
     "explanation": ("Explanation", "explain"),
     "integrations.huggingface": ("register",),
     "lens.ablate": ("CutEdge", "Effect", "Loss", "Off", "Prediction", "Uniform", "Vector", "ablate", "effects"),
-    "lens.flow": ("rollout",),
+    "lens.flow": ("residual_share", "rollout"),
     "lens.index": ("Words", "words"),
     "masks.algebra": ("Mask",),
     "masks.blocks": ("bigbird", "blocks"),
