@@ -77,6 +77,9 @@ def see(
     index: Annotated[
         Path | None, typer.Option(metavar="INDEX", help="Find the word's nearest sentences in what qkv words made.")
     ] = None,
+    ablate: Annotated[
+        bool, typer.Option("--ablate", help="Switch every head off, one at a time, and list what changes.")
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option(metavar="PAGE.html", help="Write a page with every head; a page of qkv's own is replaced."),
@@ -91,7 +94,7 @@ def see(
             raise ArgumentError(must("see", "TEXT", "hold something to read", repr(text)))
     from qkv.lens.index import Words
     from qkv.lens.reading import read
-    from qkv.lens.see import check_files
+    from qkv.lens.see import check_files, effects_of, flows_of
     from qkv.lens.see import see as look
     from qkv.models.pretrained import default_folder, load_bert
     from qkv.text.tokenizer import load_tokenizer
@@ -105,6 +108,8 @@ def see(
         corpus.check(bert, tokenizer)
     look(
         readings, model=model or "all-MiniLM-L6-v2", layer=layer, head=head, word=word, sort=sort, index=corpus,
+        flows=flows_of(bert, tokenizer, readings),
+        effects=effects_of(bert, tokenizer, readings, word) if ablate else (),
         out=out, numbers=json,
     )  # fmt: skip
 
@@ -139,7 +144,10 @@ def train(
     kind: Annotated[str, typer.Argument(metavar="bert|gpt|translate|caption", help="What to train.")],
     data: Annotated[
         str | None,
-        typer.Argument(metavar="[DATA]", help="A file, a folder or datasets:NAME; left out, what this machine has."),
+        typer.Argument(
+            metavar="[DATA]",
+            help="A file, a folder or datasets:NAME; caption: a table; left out, what this machine has.",
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(metavar="RUN", help="The run's folder: new, unless --resume is given.")] = ...,  # type: ignore[assignment]
     preset: Annotated[str, typer.Option(help="quick (about 2 minutes on 2 cores), small or base.")] = "quick",
@@ -161,7 +169,8 @@ def train(
         str | None, typer.Option(help="gpt: learned (GPT-2's), sinusoidal, rotary, alibi or none.")
     ] = None,
     tokenizer: Annotated[
-        str | None, typer.Option(metavar="bpe|wordpiece|unigram|characters|FOLDER", help="How text becomes tokens.")
+        str | None,
+        typer.Option(metavar="bpe|wordpiece|unigram|characters|words|FOLDER", help="How text becomes tokens."),
     ] = None,
     objective: Annotated[str | None, typer.Option(help="bert: hide tokens, words or spans.")] = None,
     next_sentence: Annotated[bool, typer.Option("--next-sentence", help="bert: also tell what follows.")] = False,
@@ -169,6 +178,7 @@ def train(
         str | None, typer.Option(help="translate: a recurrent model's, none, additive, dot, …; caption: soft or hard.")
     ] = None,
     cell: Annotated[str | None, typer.Option(help="translate: gru or lstm, with --attention.")] = None,
+    pixels: Annotated[int | None, typer.Option(help="caption: the side of your pictures as it sees them.")] = None,
     start: Annotated[
         str | None, typer.Option(metavar="RUN", help="caption: begin with the weights of another run.")
     ] = None,
@@ -189,6 +199,7 @@ def train(
     choices = {
         "tokenizer": tokenizer, "position_kind": position_kind, "objective": objective,
         "next_sentence": next_sentence or None, "attention": attention, "cell": cell, "start": start,
+        "pixels": pixels,
     }  # fmt: skip
     loop = {
         "seed": seed, "precision": precision, "accumulate": accumulate, "workers": workers, "tensorboard": tensorboard,

@@ -1,23 +1,17 @@
 """`qkv words`: an index of the words of a corpus in context, with its size told before and its rate while it grows."""
 
 import shutil
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from qkv.errors import ArgumentError, FileError, must
-from qkv.lens.index import Tell, plan
+from qkv.lens.index import plan
 from qkv.lens.printable import printable
+from qkv.lens.progress import progress
 from qkv.models.pretrained import default_folder, load_bert
 from qkv.text.corpus import each_line, read_texts
 from qkv.text.tokenizer import load_tokenizer
-
-EVERY = 10.0
-"""Seconds between two plain lines, where there is no terminal."""
 
 
 def index_words(corpus: str, out: Path, *, model: str | None, layers: str | None, most: int, field: str | None) -> None:
@@ -39,31 +33,9 @@ def index_words(corpus: str, out: Path, *, model: str | None, layers: str | None
         if made.bytes > free:
             fix = "fewer --layers or a smaller --most"
             raise FileError(must("words", "--out", f"have room for {size}", f"{free / 1e6:,.1f} MB", fix))
-    with _shown(made.sentences, console) as tell:
+    with progress("sentences", console) as tell:
         index = made.build(tell)
     console.print(f"{printable(str(out))}: {len(index):,} words. Try: qkv see SENTENCE --word WORD --index {out}")
-
-
-@contextmanager
-def _shown(total: int, console: Console) -> Iterator[Tell]:
-    """Show how many sentences are read, how many a second, and how long it will take."""
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]} sentences/s"), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
-        task, began, first, said = bar.add_task("", total=total, rate="…"), time.monotonic(), 0, time.monotonic()
-
-        def tell(done: int, total: int) -> None:
-            nonlocal first, said
-            # What an earlier run has read says nothing of the rate.
-            first = first or done
-            now = time.monotonic()
-            rate = (done - first) / max(now - began, 1e-3)
-            bar.update(task, completed=done, rate=f"{rate:,.0f}")
-            if not console.is_terminal and now - said >= EVERY and rate:
-                said = now
-                left = (total - done) / rate
-                console.print(f"{done:,}/{total:,} sentences · {rate:,.0f} sentences/s · {left:,.0f} s left")
-
-        yield tell
 
 
 def _numbers(layers: str) -> list[int]:

@@ -11,6 +11,8 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from qkv.lens.ablate import Effect, Measure
+from qkv.lens.flow import Flow
 from qkv.lens.heads import ORDERS, TELLING, Head, links, ranked
 from qkv.lens.index import Nearest
 from qkv.lens.printable import printable
@@ -115,6 +117,40 @@ def heads_table(heads: Sequence[Head], by: str, count: int = 10) -> RenderableTy
     first = "the least" if by == "entropy" else "the most"
     title = f"Heads by {by}, {first} first: {min(count, len(heads))} of {len(heads)}"
     return Group(Text(title, style="italic"), table)
+
+
+def effects_table(measure: Measure, table: Sequence[Effect], count: int = 10) -> RenderableType:
+    """List what changes most without a head, or a layer's attention, with the habits of the weights beside it."""
+    shown = Table(box=None, pad_edge=False)
+    shown.add_column("without", no_wrap=True)
+    shown.add_column("change", justify="right", style="bold")
+    for name in ORDERS:
+        shown.add_column(COLUMNS[name], justify="right")
+    heads = sorted((one for one in table if one.head is not None), key=lambda one: -abs(one.change))[:count]
+    layers = sorted((one for one in table if one.head is None), key=lambda one: -abs(one.change))[:3]
+    for one in (*heads, *layers):
+        what = f"L{one.layer}" + (" all" if one.head is None else f" H{one.head}")
+        numbers = (f"{one.entropy:.2f}" if name == "entropy" else f"{getattr(one, name):.0%}" for name in ORDERS)
+        shown.add_row(what, f"{one.change:.4f}", *numbers)
+    note = "Weights alone are no explanation (Jain & Wallace 2019; Wiegreffe & Pinter 2019): a head that looks telling "
+    note += "may change nothing, and others may make up for one that is off."
+    return Group(Text(f"Heads switched off: {measure.unit}", style="italic"), shown, Text(note, style="dim"))
+
+
+def flow_lines(
+    reading: Reading, query: int, shares: Float[Tensor, "positions positions"] | None, flows: Sequence[Flow]
+) -> RenderableType:
+    """Say what reaches a token through all layers, and what share of each layer the residual has."""
+    lines = []
+    if shares is not None:
+        best = shares[query].topk(min(5, len(reading.labels)))
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        parts = ", ".join(f"{printable(reading.labels[key])} {share:.0%}" for key, share in pairs)
+        lines.append(Text(f"Rollout: {printable(reading.labels[query])} after all layers holds {parts}"))
+    if flows:
+        parts = " · ".join(f"L{one.layer} {float(one.share.mean()):.0%}" for one in flows)
+        lines.append(Text(f"The residual's share against attention: {parts}"))
+    return Group(*lines)
 
 
 def _links(reading: Reading, head: Head, habit: str) -> str:
