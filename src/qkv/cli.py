@@ -168,6 +168,9 @@ def train(
     position_kind: Annotated[
         str | None, typer.Option(help="gpt: learned (GPT-2's), sinusoidal, rotary, alibi or none.")
     ] = None,
+    placement: Annotated[
+        str | None, typer.Option(metavar="pre|post", help="Where norms stand: before each part, or after each sum.")
+    ] = None,
     tokenizer: Annotated[
         str | None,
         typer.Option(metavar="bpe|wordpiece|unigram|characters|words|FOLDER", help="How text becomes tokens."),
@@ -187,22 +190,28 @@ def train(
     accumulate: Annotated[int, typer.Option(help="Batches of a step, one after another.")] = 1,
     workers: Annotated[int, typer.Option(help="Processes that make batches.")] = 0,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write metrics for TensorBoard too.")] = False,
+    watch: Annotated[
+        str | None, typer.Option(metavar="gradients", help="Keep and draw the norm of each layer's gradients.")
+    ] = None,
 ) -> None:
     """Train a model on your text, or on what this machine has; a run that stopped goes on with --resume."""
     from qkv.commands.train import begin
 
+    if watch not in (None, "gradients"):
+        raise ArgumentError(must("train", "--watch", "be gradients", repr(watch)))
     numbers = {
         "steps": steps, "rate": rate, "schedule": schedule, "warm_up": warm_up, "width": width, "layers": layers,
         "heads": heads, "positions": positions, "vocabulary": vocabulary, "tokens": tokens, "dropout": dropout,
         "clip": clip, "every": every,
     }  # fmt: skip
     choices = {
-        "tokenizer": tokenizer, "position_kind": position_kind, "objective": objective,
+        "tokenizer": tokenizer, "position_kind": position_kind, "placement": placement, "objective": objective,
         "next_sentence": next_sentence or None, "attention": attention, "cell": cell, "start": start,
         "pixels": pixels,
     }  # fmt: skip
     loop = {
         "seed": seed, "precision": precision, "accumulate": accumulate, "workers": workers, "tensorboard": tensorboard,
+        "watch_gradients": watch is not None,
     }  # fmt: skip
     done = begin(
         kind, data, out, preset=preset, resume=resume, loop=loop,
