@@ -334,9 +334,9 @@ def _habits(call: Call, text: Text | None) -> list[Effect]:
     seen = attention_map(call.query, call.key, **told)
     fits = text is not None and call.kind == "self" and len(text.word) == seen.grid.keys
     heads = habits_of(seen, text if fits else None, layer=call.layer)
-    nothing = {"layer": call.layer, "name": call.name, "change": 0.0, "before": 0.0, "after": 0.0}
+    nothing: dict[str, Any] = {"layer": call.layer, "name": call.name, "change": 0.0, "before": 0.0, "after": 0.0}
     rows = [Effect(head=one.head, **nothing, **{name: getattr(one, name) for name in ORDERS}) for one in heads]
-    means = {name: mean(getattr(one, name) for one in heads) for name in ORDERS}
+    means: dict[str, Any] = {name: mean(getattr(one, name) for one in heads) for name in ORDERS}
     return [*rows, Effect(head=None, **nothing, **means)]
 
 

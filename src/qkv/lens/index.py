@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from os import PathLike
 from pathlib import Path
@@ -212,7 +213,7 @@ class Words:
                 for some in _pieces(self._vectors[layer])
             ]
         )
-        known, found = set(words), []
+        known, found = set(words), list[Neighbour]()
         for row in near.argsort(descending=True).tolist():
             if len(found) == count:
                 break
@@ -334,7 +335,7 @@ class Plan:
         return Words(self.path)
 
     def _grow(self, tell: Tell) -> None:
-        progress = {"made_of": self.made_of, "parts": 0, "sentences": 0, "words": 0, "bytes": 0}
+        progress: dict[str, Any] = {"made_of": self.made_of, "parts": 0, "sentences": 0, "words": 0, "bytes": 0}
         try:
             before = json.loads((self.growing / PROGRESS).read_text())
             progress = before if before["made_of"] == self.made_of else progress
@@ -357,7 +358,7 @@ class Plan:
         for number, (read, part) in enumerate(self._parts()):
             if number < progress["parts"]:
                 continue
-            found = self._vectors(part, lambda done, read=read: tell(read + done, self.sentences))
+            found = self._vectors(part, partial(_shift, tell, read, self.sentences))
             edges = progress["bytes"] + np.cumsum([len(one.text.encode()) for one in part], dtype=np.int64)
             rows = [(progress["sentences"] + at, *word) for at, one in enumerate(part) for word in one.words]
             written = {TEXTS: "".join(one.text for one in part).encode(), EDGES: edges.tobytes()}
@@ -477,7 +478,10 @@ def plan(
             raise ArgumentError(must("words", "layers", f"lie in 0..{len(hidden) - 1}", layer))
     chosen = sorted({0, *layers}) if layers is not None else list(range(len(hidden)))
     plain = _plain(tokenizer, positions)
-    digest, numbers, counts, sentences, characters = hashlib.blake2b(digest_size=16), {}, [0] * 0, 0, 0
+    digest = hashlib.blake2b(digest_size=16)
+    numbers: dict[str, int] = {}
+    counts: list[int] = []
+    sentences = characters = 0
     for encodings in _encoded(texts, plain, positions):
         for text, encoding in encodings:
             digest.update(text.encode() + b"\n")
@@ -575,6 +579,10 @@ def _held(folder: Path) -> Iterator[None]:
         yield
 
 
+def _shift(tell: Tell, before: int, total: int, done: int) -> None:
+    tell(before + done, total)
+
+
 def _layer(layer: int) -> str:
     return f"layer-{layer}.bin"
 
@@ -604,8 +612,8 @@ def _about(path: Path) -> dict[str, Any]:
         sizes = {TEXTS: about["bytes"], EDGES: 8 * sentences, PLACES: PLACE.itemsize * words_}
         sizes |= {CENTRE: 4 * width * len(layers)} | {_layer(layer): 2 * width * words_ for layer in layers}
         for name, size in sizes.items():
-            if (got := (path / name).stat().st_size) != size:
-                raise ValueError(f"{name} of {got} bytes, not {size}")
+            if (there := (path / name).stat().st_size) != size:
+                raise ValueError(f"{name} of {there} bytes, not {size}")
         if not isinstance(about["vocabulary"], list) or not isinstance(about["name"], str):
             raise ValueError("no vocabulary or name")
         return about

@@ -105,20 +105,20 @@ def see(
         screen.print(nearest_table(one, str(word), index.path.name if index else "", screen.width))
     if numbers is not None:
         found_numbers = _numbers(readings, model, found, word, comparison)
-        for number, text in enumerate(found_numbers["texts"]):
+        for number, entry in enumerate(found_numbers["texts"]):
             share = shares[number]
-            text["rollout"] = None if share is None else [[round(one, 6) for one in row] for row in share.tolist()]
+            entry["rollout"] = None if share is None else [[round(one, 6) for one in row] for row in share.tolist()]
             if flows:
-                text["residual"] = [
+                entry["residual"] = [
                     {"layer": one.layer, "share": [round(each, 6) for each in one.share[0].tolist()]}
                     for one in flows[number]
                 ]
             if effects:
                 measure, table = effects[number]
-                text["effects"] = {"unit": measure.unit, "heads": [asdict(one) for one in table]}
+                entry["effects"] = {"unit": measure.unit, "heads": [asdict(one) for one in table]}
         if nearest:
-            names = [field.name for field in fields(Nearest) if field.name != "found"]
-            found_numbers["nearest"] = [{name: _plain(getattr(one, name)) for name in names} for one in nearest]
+            kept = [field.name for field in fields(Nearest) if field.name != "found"]
+            found_numbers["nearest"] = [{name: _plain(getattr(one, name)) for name in kept} for one in nearest]
         write_whole("see", numbers, (json.dumps(found_numbers, indent=1) + "\n").encode(), overwrite=True)
         screen.print(f"\nnumbers: {printable(str(numbers))}", soft_wrap=True)
     if out is not None:
