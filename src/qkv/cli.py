@@ -66,7 +66,11 @@ def qkv(
 def see(
     texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="Sentences to read, each in quotes.")],
     model: Annotated[
-        str | None, typer.Option(metavar="FOLDER|NAME", help="A BERT in Hugging Face's layout; by default MiniLM.")
+        str | None,
+        typer.Option(metavar="FOLDER|NAME|RUN", help="A model of text, qkv's or transformers'; by default MiniLM."),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="What a translator is to have written; by default what it writes.")
     ] = None,
     layer: Annotated[int | None, typer.Option(help="The layer to draw, from 0; by default a telling one.")] = None,
     head: Annotated[int | None, typer.Option(help="The head to draw, from 0; by default a telling one.")] = None,
@@ -92,24 +96,23 @@ def see(
     for text in texts:
         if not text.strip():
             raise ArgumentError(must("see", "TEXT", "hold something to read", repr(text)))
+    from qkv.commands.trained import load_any
     from qkv.lens.index import Words
     from qkv.lens.reading import read
     from qkv.lens.see import check_files, effects_of, flows_of
     from qkv.lens.see import see as look
-    from qkv.models.pretrained import default_folder, load_bert
-    from qkv.text.tokenizer import load_tokenizer
+    from qkv.models.pretrained import default_folder
 
     check_files(out, json)
-    folder = model or default_folder()
-    bert, tokenizer = load_bert(folder), load_tokenizer(folder)
-    readings = [read(bert, tokenizer, text) for text in texts]
+    found, tokenizer = load_any("see", model or default_folder())
+    readings = [read(found, tokenizer, text, target) for text in texts]
     corpus = None if index is None else Words(index)
     if corpus is not None:
-        corpus.check(bert, tokenizer)
+        corpus.check(found, tokenizer)
     look(
         readings, model=model or "all-MiniLM-L6-v2", layer=layer, head=head, word=word, sort=sort, index=corpus,
-        flows=flows_of(bert, tokenizer, readings),
-        effects=effects_of(bert, tokenizer, readings, word) if ablate else (),
+        flows=flows_of(found, tokenizer, readings),
+        effects=effects_of(found, tokenizer, readings, word) if ablate else (),
         out=out, numbers=json,
     )  # fmt: skip
 
@@ -121,7 +124,8 @@ def words(
     ],
     out: Annotated[Path, typer.Option(metavar="INDEX", help="The index: a folder, new or to go on with.")],
     model: Annotated[
-        str | None, typer.Option(metavar="FOLDER|NAME", help="A BERT in Hugging Face's layout; by default MiniLM.")
+        str | None,
+        typer.Option(metavar="FOLDER|NAME|RUN", help="A model of text, qkv's or transformers'; by default MiniLM."),
     ] = None,
     layers: Annotated[
         str | None, typer.Option(metavar="0,3,6", help="Which to keep, 0 being the embedding; by default all.")

@@ -2,8 +2,10 @@
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from typer.testing import CliRunner
 
 import qkv
 from qkv.cli import app
-from qkv.errors import ArgumentError, FileError
+from qkv.errors import ArgumentError, FileError, UnsupportedError
 from qkv.lens.reading import read
 from qkv.lens.see import effects_of, flows_of, see
 
@@ -70,6 +72,16 @@ def test_flow_and_effects_are_shown_and_written(tokenizer, tmp_path, capsys, mon
     assert "--ablate" in (help_ := CliRunner().invoke(app, ["see", "--help"]).output) and "--index" in help_
 
 
+def test_what_cannot_be_ablated_or_has_no_share_is_said(readings, tokenizer, capsys):
+    pair = replace(readings[0], source=readings[1])
+    rule = r"be left out with an encoder and a decoder; got Linear \(qkv.effects\(model, batch, measure"
+    with pytest.raises(UnsupportedError, match=rf"^see: --ablate must {rule}"):
+        effects_of(torch.nn.Linear(1, 1), tokenizer, [pair], None)
+    assert flows_of(torch.nn.Linear(1, 1), tokenizer, [pair]) == []
+    see(readings[:1], model="tiny", flows=["no layers"])
+    assert "The residual's share is not known: no layers" in capsys.readouterr().out
+
+
 def test_what_heads_are_asked_about_follows_the_text(tokenizer):
     bert = qkv.Bert(qkv.BertConfig(14, width=8, layers=1, heads=2, feed_forward=16, positions=64)).eval()
     tokenizer.add_special_tokens(["[MASK]"])
@@ -78,6 +90,17 @@ def test_what_heads_are_asked_about_follows_the_text(tokenizer):
         for text, word in (("the cat", None), ("the cat", "cat"), ("the [MASK] .", None))
     ]
     assert asked == [qkv.Vector(), qkv.Vector((2,)), qkv.Prediction(2)]
+
+
+def test_the_page_holds_habits_features_words_and_the_word_in_context(readings, tmp_path):
+    page = tmp_path / "page.html"
+    see(readings, model="tiny", word="mouse", out=page)
+    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.S)[1]
+    first = json.loads(data)["views"][0]
+    assert len(first["habits"]) == 4 and first["habits"][0]["layer"] == 0
+    assert sorted(first["features"]["heads"]) == list("0123")
+    assert [place[1] for place in first["projection"]["places"]] == ["mouse", "mouse"]
+    assert len(first["projection"]["points"]) == len(readings[0].hidden)
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,13 @@ from pathlib import Path
 
 from rich.console import Console
 
+from qkv.commands.trained import load_any
 from qkv.errors import ArgumentError, FileError, must
 from qkv.lens.index import plan
 from qkv.lens.printable import printable
 from qkv.lens.progress import progress
-from qkv.models.pretrained import default_folder, load_bert
+from qkv.models.pretrained import default_folder
 from qkv.text.corpus import each_line, read_texts
-from qkv.text.tokenizer import load_tokenizer
 
 
 def index_words(corpus: str, out: Path, *, model: str | None, layers: str | None, most: int, field: str | None) -> None:
@@ -21,9 +21,8 @@ def index_words(corpus: str, out: Path, *, model: str | None, layers: str | None
     """
     chosen = None if layers is None else _numbers(layers)
     texts = read_texts(corpus, field, split=each_line)
-    folder = model or default_folder()
-    bert, tokenizer = load_bert(folder), load_tokenizer(folder)
-    made = plan(out, texts, bert, tokenizer, layers=chosen, most=most or None, name=model or "all-MiniLM-L6-v2")
+    found, tokenizer = load_any("words", model or default_folder())
+    made = plan(out, texts, found, tokenizer, layers=chosen, most=most or None, name=model or "all-MiniLM-L6-v2")
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     kept = ", ".join(map(str, made.made_of["layers"]))
     size = f"{made.bytes / 1e6:,.1f} MB"

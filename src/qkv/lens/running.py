@@ -9,6 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from qkv.errors import KindError, UnsupportedError, must
+from qkv.models.bert import Bert
+from qkv.models.gpt import Gpt
 
 Batch: TypeAlias = Tensor | Mapping[str, Any] | tuple
 """What a model is called with: tokens, keywords or arguments."""
@@ -73,15 +75,24 @@ def logits(model: nn.Module, batch: Batch) -> Float[Tensor, "batch positions voc
 
 def last_vectors(model: nn.Module, batch: Batch) -> Float[Tensor, "batch positions width"]:
     """Give the vectors that leave the last layer."""
-    if hasattr(model, "encode"):
+    if isinstance(model, Bert | Gpt):
         return run(model, batch)
-    return run(model, batch, output_hidden_states=True).hidden_states[-1]
+    return run(_of_transformers("effects", model), batch, output_hidden_states=True).hidden_states[-1]
 
 
 def hidden_states(
     model: nn.Module, tokens: Int[Tensor, "batch positions"]
 ) -> Sequence[Float[Tensor, "batch positions width"]]:
     """Give the vectors that enter the first layer and leave each."""
-    if hasattr(model, "encode"):
-        return model.encode(tokens).hidden  # type: ignore[operator]
-    return model(input_ids=tokens, output_hidden_states=True).hidden_states
+    if isinstance(model, Bert | Gpt):
+        return model.encode(tokens).hidden
+    found = _of_transformers("words", model)
+    found = found.get_encoder() if found.config.is_encoder_decoder else found
+    return found(input_ids=tokens.to(found.device), output_hidden_states=True).hidden_states
+
+
+def _of_transformers(function: str, model: Any) -> Any:
+    if not hasattr(getattr(model, "config", None), "is_encoder_decoder"):
+        rule = "be a Bert or Gpt of qkv, or a model of transformers"
+        raise UnsupportedError(must(function, "model", rule, type(model).__name__))
+    return model

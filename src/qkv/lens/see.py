@@ -4,13 +4,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tokenizers import Tokenizer
 from torch import nn
 
-from qkv.errors import ArgumentError, must
+from qkv.errors import ArgumentError, UnsupportedError, must
 from qkv.files import check_writable, contains, write_whole
 from qkv.lens.ablate import Effect, Measure, Prediction, Vector, effects
 from qkv.lens.flow import Flow, residual_share, rollout
@@ -23,6 +23,8 @@ from qkv.lens.progress import progress
 from qkv.lens.projection import project
 from qkv.lens.reading import Reading
 from qkv.lens.terminal import (
+    alignment,
+    alignment_table,
     comparison_table,
     console,
     effects_table,
@@ -57,7 +59,7 @@ def see(
     word: str | None = None,
     sort: str | None = None,
     index: Words | None = None,
-    flows: Sequence[Sequence[Flow]] = (),
+    flows: Sequence[Sequence[Flow] | str] = (),
     effects: Sequence[tuple[Measure, Sequence[Effect]]] = (),
     out: Path | None = None,
     numbers: Path | None = None,
@@ -69,7 +71,10 @@ def see(
 
     Raises: ArgumentError if there is no such layer, head, word or habit; FileError if a file cannot be written.
     """
-    _check(readings, layer, head)
+    pairs = [reading for reading in readings if reading.source is not None]
+    # What looks at itself; a recurrent translator does not.
+    readings = [part for reading in readings for part in (reading.source, reading) if part is not None and part.maps]
+    _check(readings, pairs, layer, head)
     if sort is not None and sort not in ORDERS:
         raise ArgumentError(must("see", "--sort", f"be one of {', '.join(ORDERS)}", repr(sort)))
     check_files(out, numbers)
@@ -97,6 +102,9 @@ def see(
         if effects:
             screen.print()
             screen.print(effects_table(*effects[number]))
+    for pair in pairs:
+        screen.print()
+        screen.print(alignment_table(pair))
     if word is not None and comparison is not None and (index is None or len(comparison.places) > 1):
         screen.print()
         screen.print(comparison_table(readings, word, comparison, screen.width))
@@ -104,14 +112,14 @@ def see(
         screen.print()
         screen.print(nearest_table(one, str(word), index.path.name if index else "", screen.width))
     if numbers is not None:
-        found_numbers = _numbers(readings, model, found, word, comparison)
+        found_numbers = _numbers(readings, pairs, model, found, word, comparison)
         for number, entry in enumerate(found_numbers["texts"]):
             share = shares[number]
             entry["rollout"] = None if share is None else [[round(one, 6) for one in row] for row in share.tolist()]
-            if flows:
+            if flows and not isinstance(flows[number], str):
                 entry["residual"] = [
                     {"layer": one.layer, "share": [round(each, 6) for each in one.share[0].tolist()]}
-                    for one in flows[number]
+                    for one in cast(Sequence[Flow], flows[number])
                 ]
             if effects:
                 measure, table = effects[number]
@@ -125,11 +133,12 @@ def see(
         projected = None if word is None or comparison is None else _project(readings, word, comparison)
         views = [
             replace(
-                _view(reading, seen, _project_corpus(reading, str(word), nearest) or projected),
+                _view(reading, seen, _project_corpus(reading, str(word), nearest) or projected, pairs),
                 effects=effects[number][1] if effects else (),
             )
             for number, (reading, seen) in enumerate(zip(readings, found, strict=True))
         ]
+        views += [_across(pair) for pair in pairs]
         size = write_page(out, views, title="Attention", subtitle=model)
         screen.print(f"\npage: {printable(str(out))} ({size / 1e6:.2f} MB), open it in a browser", soft_wrap=True)
 
@@ -148,15 +157,32 @@ def _is_stack(reading: Reading) -> bool:
     return all(one.grid.queries == one.grid.keys for one in reading.maps)
 
 
-def flows_of(model: nn.Module, tokenizer: Tokenizer, readings: Sequence[Reading]) -> list[list[Flow]]:
-    """Measure the residual's share in each text."""
-    return [residual_share(model, _batch(tokenizer, reading)) for reading in readings]
+def flows_of(model: nn.Module, tokenizer: Tokenizer, readings: Sequence[Reading]) -> list[list[Flow] | str]:
+    """Measure the residual's share in each text, or say why it cannot be; none for an encoder with a decoder."""
+    if any(reading.source is not None for reading in readings):
+        return []
+    found: list[list[Flow] | str] = []
+    for reading in readings:
+        try:
+            found.append(residual_share(model, _batch(tokenizer, reading)))
+        except UnsupportedError as error:
+            found.append(str(error))
+    return found
 
 
 def effects_of(
     model: nn.Module, tokenizer: Tokenizer, readings: Sequence[Reading], word: str | None
 ) -> list[tuple[Measure, list[Effect]]]:
-    """Switch the heads off in each text: what becomes of the word, or of the prediction, or of all vectors."""
+    """Switch the heads off in each text: what becomes of the word, or of the prediction, or of all vectors.
+
+    Raises: UnsupportedError for an encoder with a decoder.
+    """
+    if any(reading.source is not None for reading in readings):
+        rule, fix = (
+            "be left out with an encoder and a decoder",
+            "qkv.effects(model, batch, measure) can tell",
+        )
+        raise UnsupportedError(must("see", "--ablate", rule, type(model).__name__, fix))
     found = []
     for number, reading in enumerate(readings):
         here = [] if word is None else [place for place in places(readings, word) if place.reading == number]
@@ -189,8 +215,8 @@ class Look:
     why: str
 
 
-def _check(readings: Sequence[Reading], layer: int | None, head: int | None) -> None:
-    maps = readings[0].maps
+def _check(readings: Sequence[Reading], pairs: Sequence[Reading], layer: int | None, head: int | None) -> None:
+    maps = readings[0].maps if readings else pairs[0].cross
     for name, index, size in (("layer", layer, len(maps)), ("head", head, maps[0].grid.heads)):
         if index is not None and not 0 <= index < size:
             raise ArgumentError(must("see", name, f"lie in 0..{size - 1}", index, f"the model has {size} {name}s"))
@@ -228,7 +254,9 @@ def _look(reading: Reading, layer: int | None, head: int | None, word: Sequence[
     return Look(measured, telling(measured), best.layer, best.head, query, why)
 
 
-def _view(reading: Reading, seen: Look, projection: Projection | None) -> View:
+def _view(reading: Reading, seen: Look, projection: Projection | None, pairs: Sequence[Reading]) -> View:
+    found = {id(part): (pair, name) for pair in pairs for part, name in ((pair.source, "encoder"), (pair, "decoder"))}
+    pair, part = found.get(id(reading), (None, None))
     return View(
         reading.text,
         reading.labels,
@@ -240,7 +268,27 @@ def _view(reading: Reading, seen: Look, projection: Projection | None) -> View:
         features=[features(seen) for seen in reading.maps],
         habits=seen.habits,
         projection=projection,
+        group=None if pair is None else _name(pair),
+        part=part,
     )
+
+
+def _across(pair: Reading) -> View:
+    assert pair.source is not None
+    return View(
+        _name(pair),
+        pair.after,
+        MapLayers(pair.cross),
+        keys=pair.source.labels,
+        query=0,
+        features=[features(seen) for seen in pair.cross],
+        group=_name(pair),
+        part="cross",
+    )
+
+
+def _name(pair: Reading) -> str:
+    return f"{pair.source.text if pair.source else ''} → {pair.text}"
 
 
 def _project(readings: Sequence[Reading], word: str, comparison: Comparison) -> Projection | None:
@@ -270,6 +318,7 @@ def _project_corpus(reading: Reading, word: str, nearest: Sequence[Nearest]) -> 
 
 def _numbers(
     readings: Sequence[Reading],
+    pairs: Sequence[Reading],
     model: str,
     found: Sequence[Look],
     word: str | None,
@@ -300,6 +349,17 @@ def _numbers(
             }
         )
     numbers: dict[str, Any] = {"generator": "qkv see", "model": model, "texts": texts}
+    if pairs:
+        numbers["pairs"] = [
+            {
+                "source": pair.source.text if pair.source else "",
+                "target": pair.text,
+                "keys": pair.source.labels if pair.source else [],
+                "tokens": pair.after,
+                "weights": alignment(pair).tolist(),
+            }
+            for pair in pairs
+        ]
     if comparison is not None:
         numbers["word"] = {
             "word": word,
