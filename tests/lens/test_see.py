@@ -10,10 +10,8 @@ from dataclasses import replace
 import pytest
 import torch
 from rich.cells import cell_len
-from typer.testing import CliRunner
 
 import qkv
-from qkv.cli import app
 from qkv.errors import ArgumentError, FileError, UnsupportedError
 from qkv.lens.reading import read
 from qkv.lens.see import effects_of, flows_of, see
@@ -69,7 +67,6 @@ def test_flow_and_effects_are_shown_and_written(tokenizer, tmp_path, capsys, mon
     assert found["residual"][1]["share"] == pytest.approx(flows[0][1].share[0].tolist(), abs=1e-5)
     table = qkv.effects(bert, torch.tensor([tokenizer.encode(TEXTS[0]).ids]), qkv.Vector((5,)))
     assert [one["change"] for one in found["effects"]["heads"]] == pytest.approx([one.change for one in table])
-    assert "--ablate" in (help_ := CliRunner().invoke(app, ["see", "--help"]).output) and "--index" in help_
 
 
 def test_what_cannot_be_ablated_or_has_no_share_is_said(readings, tokenizer, capsys):
@@ -133,8 +130,9 @@ def test_no_file_of_the_users_is_overwritten(readings, tmp_path):
 def test_the_command_shows_the_pretrained_model(tmp_path):
     page = tmp_path / "page.html"
     command = [sys.executable, "-m", "qkv", "see", "The cat chased a mouse.", "Click the mouse.", "--word", "mouse"]
-    done = subprocess.run([*command, "--out", page], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run([*command, "--ablate", "--out", page], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert "Heads switched off: 1 − cosine" in done.stdout
     assert "chased" in done.stdout and "after L5" in done.stdout and page.stat().st_size > 10_000
     wrong = subprocess.run([*command, "--layer", "6"], capture_output=True, text=True, cwd=tmp_path)
     assert wrong.returncode == 1
