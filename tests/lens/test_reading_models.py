@@ -13,7 +13,8 @@ from qkv.errors import ArgumentError, FileError, UnsupportedError
 from qkv.lens.reading import read
 from qkv.lens.see import see
 from qkv.models.captioner import Captioner, CaptionerConfig
-from qkv.models.recurrent import NoAttention, Recurrent, RecurrentConfig
+from qkv.models.looking import NoAttention
+from qkv.models.recurrent import Recurrent, RecurrentConfig
 from qkv.text.tokenizer import END, START, train_byte_bpe
 
 

@@ -12,7 +12,8 @@ import qkv
 from qkv.labs.lab import Both, Claim, Figures, Lab, Progress, at_least, at_most, between
 from qkv.labs.puzzles import answered, copying, draw_symbols, reversal
 from qkv.labs.running.fit import fit
-from qkv.models.recurrent import Attention, ConcatScore, LocalM, LocalP, LocationScore, LuongAttention, StepThenLook
+from qkv.models.looking import Attention, ConcatScore, LocalM, LocalP, LocationScore, LuongAttention
+from qkv.models.recurrent import StepThenLook
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
