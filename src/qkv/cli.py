@@ -78,6 +78,12 @@ def see(
     sort: Annotated[
         str | None, typer.Option(metavar="HABIT", help="List the heads by a habit: previous, first, same_word, …")
     ] = None,
+    index: Annotated[
+        Path | None, typer.Option(metavar="INDEX", help="Find the word's nearest sentences in what qkv words made.")
+    ] = None,
+    ablate: Annotated[
+        bool, typer.Option("--ablate", help="Switch every head off, one at a time, and list what changes.")
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option(metavar="PAGE.html", help="Write a page with every head; a page of qkv's own is replaced."),
@@ -91,16 +97,50 @@ def see(
         if not text.strip():
             raise ArgumentError(must("see", "TEXT", "hold something to read", repr(text)))
     from qkv.commands.trained import load_any
+    from qkv.lens.index import Words
     from qkv.lens.reading import read
-    from qkv.lens.see import check_files
+    from qkv.lens.see import check_files, effects_of, flows_of
     from qkv.lens.see import see as look
     from qkv.models.pretrained import default_folder
 
     check_files(out, json)
     found, tokenizer = load_any("see", model or default_folder())
     readings = [read(found, tokenizer, text, target) for text in texts]
-    name = model or "all-MiniLM-L6-v2"
-    look(readings, model=name, layer=layer, head=head, word=word, sort=sort, out=out, numbers=json)
+    corpus = None if index is None else Words(index)
+    if corpus is not None:
+        corpus.check(found, tokenizer)
+    look(
+        readings, model=model or "all-MiniLM-L6-v2", layer=layer, head=head, word=word, sort=sort, index=corpus,
+        flows=flows_of(found, tokenizer, readings),
+        effects=effects_of(found, tokenizer, readings, word) if ablate else (),
+        out=out, numbers=json,
+    )  # fmt: skip
+
+
+@app.command()
+def words(
+    corpus: Annotated[
+        str, typer.Argument(metavar="CORPUS", help="A file, a folder or datasets:NAME with a sentence on each line.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="INDEX", help="The index: a folder, new or to go on with.")],
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER|NAME|RUN", help="A model of text, qkv's or transformers'; by default MiniLM."),
+    ] = None,
+    layers: Annotated[
+        str | None, typer.Option(metavar="0,3,6", help="Which to keep, 0 being the embedding; by default all.")
+    ] = None,
+    most: Annotated[int, typer.Option(help="The most places of a word, spread over the corpus; 0 keeps all.")] = 100,
+    field: Annotated[str | None, typer.Option(help="The field of JSON lines that holds the sentence.")] = None,
+) -> None:
+    """Index a corpus by its words in context, for qkv see --index; one that stopped goes on with the same command."""
+    from qkv.commands.words import index_words
+
+    try:
+        index_words(corpus, out, model=model, layers=layers, most=most, field=field)
+    except KeyboardInterrupt:
+        print("stopped; what is done is kept, and the same command goes on", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
 @app.command()
@@ -132,6 +172,9 @@ def train(
     position_kind: Annotated[
         str | None, typer.Option(help="gpt: learned (GPT-2's), sinusoidal, rotary, alibi or none.")
     ] = None,
+    placement: Annotated[
+        str | None, typer.Option(metavar="pre|post", help="Where norms stand: before each part, or after each sum.")
+    ] = None,
     tokenizer: Annotated[
         str | None,
         typer.Option(metavar="bpe|wordpiece|unigram|characters|words|FOLDER", help="How text becomes tokens."),
@@ -151,22 +194,28 @@ def train(
     accumulate: Annotated[int, typer.Option(help="Batches of a step, one after another.")] = 1,
     workers: Annotated[int, typer.Option(help="Processes that make batches.")] = 0,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write metrics for TensorBoard too.")] = False,
+    watch: Annotated[
+        str | None, typer.Option(metavar="gradients", help="Keep and draw the norm of each layer's gradients.")
+    ] = None,
 ) -> None:
     """Train a model on your text, or on what this machine has; a run that stopped goes on with --resume."""
     from qkv.commands.train import begin
 
+    if watch not in (None, "gradients"):
+        raise ArgumentError(must("train", "--watch", "be gradients", repr(watch)))
     numbers = {
         "steps": steps, "rate": rate, "schedule": schedule, "warm_up": warm_up, "width": width, "layers": layers,
         "heads": heads, "positions": positions, "vocabulary": vocabulary, "tokens": tokens, "dropout": dropout,
         "clip": clip, "every": every,
     }  # fmt: skip
     choices = {
-        "tokenizer": tokenizer, "position_kind": position_kind, "objective": objective,
+        "tokenizer": tokenizer, "position_kind": position_kind, "placement": placement, "objective": objective,
         "next_sentence": next_sentence or None, "attention": attention, "cell": cell, "start": start,
         "pixels": pixels,
     }  # fmt: skip
     loop = {
         "seed": seed, "precision": precision, "accumulate": accumulate, "workers": workers, "tensorboard": tensorboard,
+        "watch_gradients": watch is not None,
     }  # fmt: skip
     done = begin(
         kind, data, out, preset=preset, resume=resume, loop=loop,

@@ -24,7 +24,9 @@ def steps_of(run):
         ("gpt", ["--tokenizer", "characters", "--position-kind", "alibi"]),
         ("gpt", ["--tokenizer", "characters", "--position-kind", "sinusoidal"]),
         ("gpt", ["--tokenizer", "characters", "--position-kind", "none"]),
+        ("gpt", ["--tokenizer", "characters", "--placement", "post", "--watch", "gradients"]),
         ("bert", ["--vocabulary", 80]),
+        ("bert", ["--vocabulary", 80, "--placement", "pre"]),
         ("bert", ["--vocabulary", 80, "--objective", "spans", "--next-sentence"]),
     ],
 )
@@ -74,6 +76,13 @@ def test_nothing_is_overwritten(qkv, corpus):
             ["gpt", "--out", "run", "--position-kind", "x"],
             "train gpt: --position-kind must be one of learned, sinusoidal,",
         ),
+        (
+            ["translate", "--out", "run", "--attention", "dot", "--placement", "post"],
+            "train translate: --placement must be left out beside --attention; got 'post' (a recurrent model has no",
+        ),
+        (["gpt", "--out", "run", "--placement", "x"], "train gpt: --placement must be one of pre, post; got 'x'"),
+        (["caption", "--out", "run", "--placement", "pre"], "train caption: --placement must be left out; got 'pre'"),
+        (["gpt", "--out", "run", "--watch", "x"], "train: --watch must be gradients; got 'x'"),
         (["bert", "--out", "run", "--tokenizer", "bpe"], "train: --tokenizer must be wordpiece, or a folder with one"),
         (["caption", "x", "--out", "run"], "read_pairs: x must be a file or a folder; got No such"),
         (["caption", "x", "--out", "run", "--pixels", "30"], "train caption: --pixels must be a multiple of 4; got 30"),

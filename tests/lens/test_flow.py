@@ -1,11 +1,12 @@
 """Attention is followed through the layers."""
 
+import architectures
 import pytest
 import torch
 
 import qkv
-from qkv.errors import ArgumentError, ShapeError
-from qkv.lens.flow import rollout
+from qkv.errors import ArgumentError, ShapeError, UnsupportedError
+from qkv.lens.flow import Flow, residual_share, rollout
 
 
 def map_of(weights):
@@ -57,3 +58,53 @@ def test_what_is_no_stack_is_refused():
     rule = r"fit in 10 bytes; got 36 \(rollout\(limit=36\), or a shorter text\)$"
     with pytest.raises(ArgumentError, match=r"^rollout: the shares must " + rule):
         rollout([seen], limit=10)
+
+
+TOKENS = torch.tensor([[1, 3, 4, 5, 2], [1, 6, 3, 7, 2]])
+
+
+def test_the_share_checked_by_hand():
+    flow = Flow("a", 0, torch.tensor([3.0, 0.0, 1.0]), torch.tensor([1.0, 0.0, 0.0]))
+    assert flow.share.tolist() == [0.75, 1, 1]
+
+
+@pytest.mark.parametrize("placement", [qkv.pre_norm(), qkv.post_norm()])
+def test_what_attention_adds_beside_the_stream(placement):
+    torch.manual_seed(0)
+    config = qkv.BertConfig(13, width=8, layers=2, heads=2, feed_forward=16, positions=64)
+    bert = qkv.Bert(config, placement=placement)
+    flows = residual_share(bert, TOKENS)
+    assert bert.training and [(one.name, one.layer) for one in flows] == [
+        ("layers.0.attention", 0), ("layers.1.attention", 1)
+    ]  # fmt: skip
+    bert.eval()
+    with torch.no_grad():
+        x = bert.embeddings(TOKENS, torch.zeros_like(TOKENS), torch.arange(5))
+        for flow, block in zip(flows, bert.layers, strict=True):
+            inner = block.attention_residual.norm(x) if placement == qkv.pre_norm() else x
+            torch.testing.assert_close(flow.stream, x.norm(dim=-1))
+            torch.testing.assert_close(flow.added, block.attention(inner).norm(dim=-1))
+            x = block(x)
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "t5, relative positions"])
+def test_models_of_transformers_have_shares(name):
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    model = architectures.tiny((architectures.ENCODERS | architectures.DECODERS | architectures.PAIRS)[name], "eager")
+    batch = {"input_ids": TOKENS}
+    if name.startswith("t5"):
+        batch["decoder_input_ids"] = TOKENS
+    flows = residual_share(model, batch)
+    assert len(flows) == (4 if name.startswith("t5") else 2)
+    with torch.no_grad():
+        hidden = model(**batch, output_hidden_states=True)
+    hidden = hidden.encoder_hidden_states if name.startswith("t5") else hidden.hidden_states
+    for flow, x in zip(flows[:2], hidden[:2], strict=True):
+        torch.testing.assert_close(flow.stream, x.norm(dim=-1))
+    assert all(((flow.share > 0) & (flow.share < 1)).all() for flow in flows)
+
+
+def test_a_model_without_layers_is_refused():
+    rule = r"hold self-attention in a list of layers, each with a linear layer after its heads; got "
+    with pytest.raises(UnsupportedError, match=rf"^residual_share: model must {rule}Linear$"):
+        residual_share(torch.nn.Linear(2, 2), torch.zeros(1, 2))

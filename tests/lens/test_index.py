@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 
+import architectures
 import numpy as np
 import pytest
 import torch
@@ -228,6 +229,9 @@ def test_what_is_no_index_is_left_alone(bert, tokenizer, index, tmp_path):
 
 def test_what_cannot_be_indexed_is_said_before(bert, tokenizer, tmp_path):
     target = tmp_path / "index"
+    rule = r"be a Bert or Gpt of qkv, or a model of transformers; got Transformer$"
+    with pytest.raises(UnsupportedError, match=rf"^words: model must {rule}"):
+        words(target, TEXTS, qkv.Transformer(qkv.TransformerConfig(13, 8, 1, 2, 16)), tokenizer)
     with pytest.raises(KindError, match=r"^words: texts must be readable twice; got list_iterator \(a list, or"):
         words(target, iter(TEXTS), bert, tokenizer)
     with pytest.raises(ArgumentError, match=r"^words: texts must hold a word; got 1 texts without one$"):
@@ -256,6 +260,14 @@ def test_two_processes_do_not_grow_one_index(bert, tokenizer, tmp_path):
         other.communicate("\n")
     shutil.rmtree(made.growing)
     assert len(made.build()) == 18
+
+
+def test_a_gpt_and_the_encoder_of_a_pair_are_indexed(tokenizer, tmp_path):
+    gpt = qkv.Gpt(qkv.GptConfig(13, width=8, layers=1, heads=2, feed_forward=16, positions=16))
+    assert words(tmp_path / "gpt", TEXTS, gpt, tokenizer).layers == (0, 1)
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    bart = architectures.tiny(architectures.PAIRS["bart"])
+    assert words(tmp_path / "bart", TEXTS, bart, tokenizer).layers == (0, 1, 2)
 
 
 def test_models_of_transformers_are_indexed(tokenizer, tmp_path):

@@ -5,12 +5,16 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
+import torch
+from rich.cells import cell_len
 
-from qkv.errors import ArgumentError, FileError
+import qkv
+from qkv.errors import ArgumentError, FileError, UnsupportedError
 from qkv.lens.reading import read
-from qkv.lens.see import see
+from qkv.lens.see import effects_of, flows_of, see
 
 TEXTS = ("the cat click the mouse .", "click the mouse", "鼠标 cat 猫")
 
@@ -43,6 +47,46 @@ def test_the_head_asked_for_is_shown(readings, capsys):
     see(readings[:1], model="tiny", layer=0, head=1, sort="previous")
     shown = capsys.readouterr().out
     assert "layer 0, head 1" in shown and "Heads by previous, the most first: 4 of 4" in shown
+
+
+def test_flow_and_effects_are_shown_and_written(tokenizer, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "90")
+    torch.manual_seed(0)
+    bert = qkv.Bert(qkv.BertConfig(13, width=8, layers=2, heads=2, feed_forward=16, positions=64)).eval()
+    readings = [read(bert, tokenizer, text) for text in TEXTS[:2]]
+    flows, effects = flows_of(bert, tokenizer, readings), effects_of(bert, tokenizer, readings, "mouse")
+    page, numbers = tmp_path / "page.html", tmp_path / "numbers.json"
+    see(readings, model="tiny", word="mouse", flows=flows, effects=effects, out=page, numbers=numbers)
+    shown = capsys.readouterr().out
+    assert "Rollout: " in shown and "The residual's share against attention: L0 " in shown
+    assert "Heads switched off: 1 − cosine" in shown and "Weights alone are no explanation" in shown
+    assert all(cell_len(line) <= 90 for line in shown.splitlines() if str(tmp_path) not in line)
+    found = json.loads(numbers.read_text())["texts"][0]
+    expected = qkv.rollout(readings[0].maps)[-1, 0]
+    assert found["rollout"][2] == pytest.approx(expected[2].tolist(), abs=1e-5)
+    assert found["residual"][1]["share"] == pytest.approx(flows[0][1].share[0].tolist(), abs=1e-5)
+    table = qkv.effects(bert, torch.tensor([tokenizer.encode(TEXTS[0]).ids]), qkv.Vector((5,)))
+    assert [one["change"] for one in found["effects"]["heads"]] == pytest.approx([one.change for one in table])
+
+
+def test_what_cannot_be_ablated_or_has_no_share_is_said(readings, tokenizer, capsys):
+    pair = replace(readings[0], source=readings[1])
+    rule = r"be left out with an encoder and a decoder; got Linear \(qkv.effects\(model, batch, measure"
+    with pytest.raises(UnsupportedError, match=rf"^see: --ablate must {rule}"):
+        effects_of(torch.nn.Linear(1, 1), tokenizer, [pair], None)
+    assert flows_of(torch.nn.Linear(1, 1), tokenizer, [pair]) == []
+    see(readings[:1], model="tiny", flows=["no layers"])
+    assert "The residual's share is not known: no layers" in capsys.readouterr().out
+
+
+def test_what_heads_are_asked_about_follows_the_text(tokenizer):
+    bert = qkv.Bert(qkv.BertConfig(14, width=8, layers=1, heads=2, feed_forward=16, positions=64)).eval()
+    tokenizer.add_special_tokens(["[MASK]"])
+    asked = [
+        effects_of(bert, tokenizer, [read(bert, tokenizer, text)], word)[0][0]
+        for text, word in (("the cat", None), ("the cat", "cat"), ("the [MASK] .", None))
+    ]
+    assert asked == [qkv.Vector(), qkv.Vector((2,)), qkv.Prediction(2)]
 
 
 def test_the_page_holds_habits_features_words_and_the_word_in_context(readings, tmp_path):
@@ -86,8 +130,9 @@ def test_no_file_of_the_users_is_overwritten(readings, tmp_path):
 def test_the_command_shows_the_pretrained_model(tmp_path):
     page = tmp_path / "page.html"
     command = [sys.executable, "-m", "qkv", "see", "The cat chased a mouse.", "Click the mouse.", "--word", "mouse"]
-    done = subprocess.run([*command, "--out", page], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run([*command, "--ablate", "--out", page], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert "Heads switched off: 1 − cosine" in done.stdout
     assert "chased" in done.stdout and "after L5" in done.stdout and page.stat().st_size > 10_000
     wrong = subprocess.run([*command, "--layer", "6"], capture_output=True, text=True, cwd=tmp_path)
     assert wrong.returncode == 1

@@ -28,13 +28,21 @@ from qkv.training.prepared import Makes, prepare_pairs, prepare_pictures, prepar
 from qkv.training.recipe import Recipe
 from qkv.training.run import open_run
 from qkv.training.tasks import bert, caption, gpt, translate
+from qkv.training.tasks.placements import PLACEMENTS
 
 PRESETS = {"bert": bert.PRESETS, "gpt": gpt.PRESETS, "translate": translate.PRESETS, "caption": caption.PRESETS}
 
+PLACED = tuple(PLACEMENTS)
+
 CHOICES: dict[str, dict[str, tuple[str, ...] | None]] = {
-    "bert": {"objective": bert.OBJECTIVES, "next_sentence": None, "tokenizer": None},
-    "gpt": {"tokenizer": None, "position_kind": tuple(gpt.POSITIONS)},
-    "translate": {"attention": tuple(translate.ATTENTIONS), "cell": tuple(translate.CELLS), "tokenizer": None},
+    "bert": {"objective": bert.OBJECTIVES, "next_sentence": None, "tokenizer": None, "placement": PLACED},
+    "gpt": {"tokenizer": None, "position_kind": tuple(gpt.POSITIONS), "placement": PLACED},
+    "translate": {
+        "attention": tuple(translate.ATTENTIONS),
+        "cell": tuple(translate.CELLS),
+        "tokenizer": None,
+        "placement": PLACED,
+    },
     "caption": {"attention": tuple(caption.ATTENTIONS), "start": None, "tokenizer": None, "pixels": None},
 }
 """What each kind can be told beside its numbers, and the names that are known."""
@@ -65,6 +73,9 @@ def begin(
         raise ArgumentError(must("train", "KIND", f"be one of {', '.join(PRESETS)}", repr(kind)))
     for name, value in choices.items():
         _check_choice(kind, name, value)
+    if "attention" in choices and "placement" in choices:
+        rule, fix = "be left out beside --attention", "a recurrent model has no norms to place"
+        raise ArgumentError(must(f"train {kind}", "--placement", rule, repr(choices["placement"]), fix))
     if resume:
         before = open_run(out, "train").record().get("about", {})
         if lost := {"data", "recipe", "choices"} - before.keys():

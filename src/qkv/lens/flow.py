@@ -1,15 +1,19 @@
 """Flow: what reaches a position through all layers, not through one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from qkv.core.map import DENSE_BYTES, AttentionMap
 from qkv.core.types import wide
-from qkv.errors import ArgumentError, ShapeError, must
+from qkv.errors import ArgumentError, ShapeError, UnsupportedError, must
+from qkv.lens.calls import Call, Run, intercepted
 from qkv.lens.heads import tiles
+from qkv.lens.running import Batch, run, still
 
 
 @torch.no_grad()
@@ -50,3 +54,79 @@ def rollout(
             after[..., rows, :] = torch.where(total == 0, kept, (moved + kept) / 2)
         before = after
     return shares
+
+
+@dataclass(frozen=True, eq=False)
+class Flow:
+    """What an attention adds, beside the stream that it is added to: the norms at each position."""
+
+    name: str
+    layer: int
+    stream: Float[Tensor, "*batch positions"]
+    added: Float[Tensor, "*batch positions"]
+
+    @property
+    def share(self) -> Float[Tensor, "*batch positions"]:
+        """The residual's share, ‖x‖ / (‖x‖ + ‖attention(x)‖): 1 where attention adds nothing."""
+        total = self.stream + self.added
+        return torch.where(total > 0, self.stream / torch.where(total > 0, total, 1), 1)
+
+
+def residual_share(model: nn.Module, batch: Batch) -> list[Flow]:
+    """Run a model and measure, for each self-attention, what it adds beside the residual stream.
+
+    Dropout is off. The stream is what enters the layer that holds the attention, an item of the model's list of layers;
+    what is added leaves the first linear layer after the heads, its bias included.
+
+    Paper: Kobayashi et al. 2021, arXiv:2109.07152 (norms, where weights alone mislead).
+    Raises: UnsupportedError if an attention's layer or output projection is not found, or there is no attention.
+    """
+    modules = dict(model.named_modules())
+    layers = {name for name in modules if isinstance(modules.get(name.rpartition(".")[0]), nn.ModuleList)}
+    entered: dict[str, Tensor] = {}
+    waiting: list[tuple[Call, Float[Tensor, "*batch positions"], int]] = []
+    found: list[Flow] = []
+
+    def enter(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+            given = [part for part in (*inputs, *keywords.values()) if isinstance(part, Tensor)]
+            if given and given[0].is_floating_point():
+                entered[name] = given[0].detach().float().norm(dim=-1)
+
+        return hook
+
+    def leave(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        # The heads side by side: as many numbers at each position.
+        if waiting and isinstance(output, Tensor) and inputs and inputs[0].shape[-1] == waiting[-1][2]:
+            call, stream, _ = waiting.pop()
+            added = output.detach().float().norm(dim=-1)
+            found.append(Flow(call.name, call.layer, stream, added.reshape(stream.shape)))
+
+    def look(call: Call, run_: Run) -> Tensor:
+        output = run_()
+        if call.kind == "self":
+            holding = [name for name in layers if call.name == name or call.name.startswith(f"{name}.")]
+            stream = entered.get(max(holding, key=len, default=""))
+            if waiting or stream is None:
+                raise _unknown(waiting[-1][0].name if waiting else call.name)
+            waiting.append((call, stream, output.shape[-3] * output.shape[-1]))
+        return output
+
+    hooks = [modules[name].register_forward_pre_hook(enter(name), with_kwargs=True) for name in layers]
+    hooks += [
+        one.register_forward_hook(leave) for one in modules.values() if type(one).__name__ in ("Linear", "Conv1D")
+    ]
+    try:
+        with still(model), intercepted(model, look):
+            run(model, batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if waiting or not found:
+        raise _unknown(waiting[-1][0].name if waiting else type(model).__name__)
+    return found
+
+
+def _unknown(name: str) -> UnsupportedError:
+    rule = "hold self-attention in a list of layers, each with a linear layer after its heads"
+    return UnsupportedError(must("residual_share", "model", rule, name))

@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from os import PathLike
 from pathlib import Path
@@ -30,6 +31,7 @@ from qkv.core.checks import check_whole
 from qkv.errors import ArgumentError, FileError, KindError, UnsupportedError, must
 from qkv.files import sync, write_whole
 from qkv.lens.reading import Reading
+from qkv.lens.running import hidden_states, still
 from qkv.lens.words import joins, places, vectors, word_ranges
 
 ABOUT, PROGRESS = "words.json", "progress.json"
@@ -211,7 +213,7 @@ class Words:
                 for some in _pieces(self._vectors[layer])
             ]
         )
-        known, found = set(words), []
+        known, found = set(words), list[Neighbour]()
         for row in near.argsort(descending=True).tolist():
             if len(found) == count:
                 break
@@ -319,7 +321,7 @@ class Plan:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.growing.mkdir(exist_ok=True)
-            with _held(self.growing), torch.inference_mode(), _still(self.model):
+            with _held(self.growing), still(self.model):
                 self._grow(tell or (lambda done, total: None))
                 self._finish()
                 os.rename(self.growing, self.path)
@@ -333,7 +335,7 @@ class Plan:
         return Words(self.path)
 
     def _grow(self, tell: Tell) -> None:
-        progress = {"made_of": self.made_of, "parts": 0, "sentences": 0, "words": 0, "bytes": 0}
+        progress: dict[str, Any] = {"made_of": self.made_of, "parts": 0, "sentences": 0, "words": 0, "bytes": 0}
         try:
             before = json.loads((self.growing / PROGRESS).read_text())
             progress = before if before["made_of"] == self.made_of else progress
@@ -356,7 +358,7 @@ class Plan:
         for number, (read, part) in enumerate(self._parts()):
             if number < progress["parts"]:
                 continue
-            found = self._vectors(part, lambda done, read=read: tell(read + done, self.sentences))
+            found = self._vectors(part, partial(_shift, tell, read, self.sentences))
             edges = progress["bytes"] + np.cumsum([len(one.text.encode()) for one in part], dtype=np.int64)
             rows = [(progress["sentences"] + at, *word) for at, one in enumerate(part) for word in one.words]
             written = {TEXTS: "".join(one.text for one in part).encode(), EDGES: edges.tobytes()}
@@ -469,14 +471,17 @@ def plan(
     if most is not None:
         check_whole("words", "most", most, 1)
     positions = _positions(model)
-    with torch.inference_mode(), _still(model):
+    with still(model):
         hidden = hidden_states(model, torch.zeros(1, 1, dtype=torch.long))
     for layer in layers or ():
         if not isinstance(layer, int) or not 0 <= layer < len(hidden):
             raise ArgumentError(must("words", "layers", f"lie in 0..{len(hidden) - 1}", layer))
     chosen = sorted({0, *layers}) if layers is not None else list(range(len(hidden)))
     plain = _plain(tokenizer, positions)
-    digest, numbers, counts, sentences, characters = hashlib.blake2b(digest_size=16), {}, [0] * 0, 0, 0
+    digest = hashlib.blake2b(digest_size=16)
+    numbers: dict[str, int] = {}
+    counts: list[int] = []
+    sentences = characters = 0
     for encodings in _encoded(texts, plain, positions):
         for text, encoding in encodings:
             digest.update(text.encode() + b"\n")
@@ -494,15 +499,6 @@ def plan(
         Path(os.path.abspath(path)), texts, model, plain, made_of, name, numbers, np.array(counts), sentences,
         characters, hidden[0].shape[-1],
     )  # fmt: skip
-
-
-def hidden_states(
-    model: nn.Module, tokens: Int[Tensor, "batch positions"]
-) -> Sequence[Float[Tensor, "batch positions width"]]:
-    """Give the vectors that enter the first layer and leave each, of qkv's models and Hugging Face's."""
-    if hasattr(model, "encode"):
-        return model.encode(tokens).hidden  # type: ignore[operator]
-    return model(input_ids=tokens, output_hidden_states=True).hidden_states
 
 
 def _encoded(texts: Iterable[str], tokenizer: Tokenizer, positions: int) -> Iterator[list[tuple[str, Encoding]]]:
@@ -568,17 +564,6 @@ def _model_name(model: nn.Module, tokenizer: Tokenizer) -> str:
 
 
 @contextmanager
-def _still(model: nn.Module) -> Iterator[None]:
-    """Keep dropout off."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
-
-
-@contextmanager
 def _held(folder: Path) -> Iterator[None]:
     """Keep other processes out of an index that grows."""
     with open(folder / "lock", "a") as file:
@@ -592,6 +577,10 @@ def _held(folder: Path) -> Iterator[None]:
         except OSError as error:
             raise FileError(must("words", str(folder), "not grow in another process", error.strerror)) from error
         yield
+
+
+def _shift(tell: Tell, before: int, total: int, done: int) -> None:
+    tell(before + done, total)
 
 
 def _layer(layer: int) -> str:
@@ -623,8 +612,8 @@ def _about(path: Path) -> dict[str, Any]:
         sizes = {TEXTS: about["bytes"], EDGES: 8 * sentences, PLACES: PLACE.itemsize * words_}
         sizes |= {CENTRE: 4 * width * len(layers)} | {_layer(layer): 2 * width * words_ for layer in layers}
         for name, size in sizes.items():
-            if (got := (path / name).stat().st_size) != size:
-                raise ValueError(f"{name} of {got} bytes, not {size}")
+            if (there := (path / name).stat().st_size) != size:
+                raise ValueError(f"{name} of {there} bytes, not {size}")
         if not isinstance(about["vocabulary"], list) or not isinstance(about["name"], str):
             raise ValueError("no vocabulary or name")
         return about

@@ -2,22 +2,41 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
 import torch
+from tokenizers import Tokenizer
+from torch import nn
 
-from qkv.errors import ArgumentError, must
+from qkv.errors import ArgumentError, UnsupportedError, must
 from qkv.files import check_writable, contains, write_whole
-from qkv.lens.heads import ORDERS, Head, habits, links, telling
+from qkv.lens.ablate import Effect, Measure, Prediction, Vector, effects
+from qkv.lens.flow import Flow, residual_share, rollout
+from qkv.lens.heads import ORDERS, Head, habits, links, telling, text_of
+from qkv.lens.index import Nearest, Words
 from qkv.lens.page.build import check_page, write_page
-from qkv.lens.page.view import Projection, View
+from qkv.lens.page.view import MOST_PLACES, Projection, View
 from qkv.lens.printable import printable
+from qkv.lens.progress import progress
 from qkv.lens.projection import project
 from qkv.lens.reading import Reading
-from qkv.lens.terminal import alignment, alignment_table, comparison_table, console, heads_table, heatmap, telling_table
+from qkv.lens.terminal import (
+    alignment,
+    alignment_table,
+    comparison_table,
+    console,
+    effects_table,
+    flow_lines,
+    heads_table,
+    heatmap,
+    nearest_table,
+    telling_table,
+)
 from qkv.lens.views import MapLayers, features
-from qkv.lens.words import Comparison, compare, vectors, word_ranges
+from qkv.lens.words import Comparison, compare, places, vectors, word_ranges
+from qkv.text.corpus import encodable
 
 OWN = b'{\n "generator": "qkv see",'
 """How the numbers that qkv writes begin."""
@@ -39,12 +58,16 @@ def see(
     head: int | None = None,
     word: str | None = None,
     sort: str | None = None,
+    index: Words | None = None,
+    flows: Sequence[Sequence[Flow] | str] = (),
+    effects: Sequence[tuple[Measure, Sequence[Effect]]] = (),
     out: Path | None = None,
     numbers: Path | None = None,
 ) -> None:
     """Print the attention of texts that a model has read; write the page and the numbers if asked.
 
-    `sort` names a habit by which to list the heads.
+    `sort` names a habit by which to list the heads; `index` holds a corpus in which to find the word's nearest.
+    `flows` and `effects` are those of each text, if they were measured.
 
     Raises: ArgumentError if there is no such layer, head, word or habit; FileError if a file cannot be written.
     """
@@ -56,12 +79,14 @@ def see(
         raise ArgumentError(must("see", "--sort", f"be one of {', '.join(ORDERS)}", repr(sort)))
     check_files(out, numbers)
     comparison = None if word is None else compare(readings, word)
+    nearest = _nearest(readings, word, index)
+    shares = [rollout(reading.maps)[-1, 0] if _is_stack(reading) else None for reading in readings]
     found = [
         _look(reading, layer, head, [] if comparison is None else _tokens(comparison, number))
         for number, reading in enumerate(readings)
     ]
     screen = console()
-    for reading, seen in zip(readings, found, strict=True):
+    for number, (reading, seen) in enumerate(zip(readings, found, strict=True)):
         screen.print()
         if reading.unknown:
             names = " ".join(printable(reading.labels[token]) for token in reading.unknown)
@@ -72,21 +97,110 @@ def see(
         if sort is not None:
             screen.print()
             screen.print(heads_table(seen.habits, sort))
+        screen.print()
+        screen.print(flow_lines(reading, seen.query or 0, shares[number], flows[number] if flows else ()))
+        if effects:
+            screen.print()
+            screen.print(effects_table(*effects[number]))
     for pair in pairs:
         screen.print()
         screen.print(alignment_table(pair))
-    if word is not None and comparison is not None:
+    if word is not None and comparison is not None and (index is None or len(comparison.places) > 1):
         screen.print()
         screen.print(comparison_table(readings, word, comparison, screen.width))
+    for one in nearest:
+        screen.print()
+        screen.print(nearest_table(one, str(word), index.path.name if index else "", screen.width))
     if numbers is not None:
-        write_whole("see", numbers, _numbers(readings, pairs, model, found, word, comparison), overwrite=True)
+        found_numbers = _numbers(readings, pairs, model, found, word, comparison)
+        for number, entry in enumerate(found_numbers["texts"]):
+            share = shares[number]
+            entry["rollout"] = None if share is None else [[round(one, 6) for one in row] for row in share.tolist()]
+            if flows and not isinstance(flows[number], str):
+                entry["residual"] = [
+                    {"layer": one.layer, "share": [round(each, 6) for each in one.share[0].tolist()]}
+                    for one in cast(Sequence[Flow], flows[number])
+                ]
+            if effects:
+                measure, table = effects[number]
+                entry["effects"] = {"unit": measure.unit, "heads": [asdict(one) for one in table]}
+        if nearest:
+            kept = [field.name for field in fields(Nearest) if field.name != "found"]
+            found_numbers["nearest"] = [{name: _plain(getattr(one, name)) for name in kept} for one in nearest]
+        write_whole("see", numbers, (json.dumps(found_numbers, indent=1) + "\n").encode(), overwrite=True)
         screen.print(f"\nnumbers: {printable(str(numbers))}", soft_wrap=True)
     if out is not None:
         projected = None if word is None or comparison is None else _project(readings, word, comparison)
-        views = [_view(*one, projected, pairs) for one in zip(readings, found, strict=True)]
+        views = [
+            replace(
+                _view(reading, seen, _project_corpus(reading, str(word), nearest) or projected, pairs),
+                effects=effects[number][1] if effects else (),
+            )
+            for number, (reading, seen) in enumerate(zip(readings, found, strict=True))
+        ]
         views += [_across(pair) for pair in pairs]
         size = write_page(out, views, title="Attention", subtitle=model)
         screen.print(f"\npage: {printable(str(out))} ({size / 1e6:.2f} MB), open it in a browser", soft_wrap=True)
+
+
+def _nearest(readings: Sequence[Reading], word: str | None, index: Words | None) -> list[Nearest]:
+    """Find what is nearest to the word in each text that holds it."""
+    if index is None:
+        return []
+    if word is None:
+        raise ArgumentError(must("see", "--index", "come with --word", "none", "the word to look up"))
+    holding = sorted({place.reading for place in places(readings, word)})
+    return [index.nearest(readings[number], word) for number in holding]
+
+
+def _is_stack(reading: Reading) -> bool:
+    return all(one.grid.queries == one.grid.keys for one in reading.maps)
+
+
+def flows_of(model: nn.Module, tokenizer: Tokenizer, readings: Sequence[Reading]) -> list[list[Flow] | str]:
+    """Measure the residual's share in each text, or say why it cannot be; none for an encoder with a decoder."""
+    if any(reading.source is not None for reading in readings):
+        return []
+    found: list[list[Flow] | str] = []
+    for reading in readings:
+        try:
+            found.append(residual_share(model, _batch(tokenizer, reading)))
+        except UnsupportedError as error:
+            found.append(str(error))
+    return found
+
+
+def effects_of(
+    model: nn.Module, tokenizer: Tokenizer, readings: Sequence[Reading], word: str | None
+) -> list[tuple[Measure, list[Effect]]]:
+    """Switch the heads off in each text: what becomes of the word, or of the prediction, or of all vectors.
+
+    Raises: UnsupportedError for an encoder with a decoder.
+    """
+    if any(reading.source is not None for reading in readings):
+        rule, fix = (
+            "be left out with an encoder and a decoder",
+            "qkv.effects(model, batch, measure) can tell",
+        )
+        raise UnsupportedError(must("see", "--ablate", rule, type(model).__name__, fix))
+    found = []
+    for number, reading in enumerate(readings):
+        here = [] if word is None else [place for place in places(readings, word) if place.reading == number]
+        measure: Measure = Vector()
+        if here:
+            measure = Vector(here[0].tokens)
+        elif "[MASK]" in reading.labels and getattr(model, "masked", None) is not None:
+            measure = Prediction(reading.labels.index("[MASK]"))
+        elif hasattr(model, "step") or "LMHead" in type(model).__name__ or "CausalLM" in type(model).__name__:
+            measure = Prediction()
+        batch = _batch(tokenizer, reading)
+        with progress("heads") as tell:
+            found.append((measure, effects(model, batch, measure, text=text_of(reading), tell=tell)))
+    return found
+
+
+def _batch(tokenizer: Tokenizer, reading: Reading) -> torch.Tensor:
+    return torch.tensor([tokenizer.encode(encodable(reading.text)).ids])
 
 
 @dataclass(frozen=True)
@@ -191,6 +305,17 @@ def _project(readings: Sequence[Reading], word: str, comparison: Comparison) -> 
     )
 
 
+def _project_corpus(reading: Reading, word: str, nearest: Sequence[Nearest]) -> Projection | None:
+    """Draw the word's places in the corpus and in the text, if all layers are there."""
+    for one in nearest:
+        found = one.found
+        whole = [layer.layer for layer in one.layers] == list(range(len(reading.hidden)))
+        if one.text == reading.text and whole and len(found.texts) > 1:
+            shown = slice(-MOST_PLACES, None)
+            return project(word, found.texts[shown], found.marks[shown], [each[shown] for each in found.vectors])
+    return None
+
+
 def _numbers(
     readings: Sequence[Reading],
     pairs: Sequence[Reading],
@@ -198,8 +323,8 @@ def _numbers(
     found: Sequence[Look],
     word: str | None,
     comparison: Comparison | None,
-) -> bytes:
-    """Write the numbers as JSON: of each text the tokens, heads, telling heads with links, and the head shown."""
+) -> dict[str, Any]:
+    """Give the numbers as JSON holds them: each text's tokens, heads, telling heads with links, and the head shown."""
     texts = []
     for reading, seen in zip(readings, found, strict=True):
         weights = reading.maps[seen.layer].head(seen.head).dense()[0, 0].tolist()
@@ -223,7 +348,7 @@ def _numbers(
                 "shown": {"layer": seen.layer, "head": seen.head, "why": seen.why, "weights": weights},
             }
         )
-    numbers: dict[str, object] = {"generator": "qkv see", "model": model, "texts": texts}
+    numbers: dict[str, Any] = {"generator": "qkv see", "model": model, "texts": texts}
     if pairs:
         numbers["pairs"] = [
             {
@@ -242,4 +367,11 @@ def _numbers(
             "cosine": comparison.raw.tolist(),
             "centred": comparison.centred.tolist(),
         }
-    return (json.dumps(numbers, indent=1) + "\n").encode()
+    return numbers
+
+
+def _plain(value: object) -> object:
+    """Give what JSON can hold."""
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value

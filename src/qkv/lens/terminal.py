@@ -11,7 +11,10 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from qkv.lens.ablate import Effect, Measure
+from qkv.lens.flow import Flow
 from qkv.lens.heads import ORDERS, TELLING, Head, links, ranked
+from qkv.lens.index import Nearest
 from qkv.lens.printable import printable
 from qkv.lens.reading import Reading
 from qkv.lens.words import Comparison
@@ -136,6 +139,42 @@ def heads_table(heads: Sequence[Head], by: str, count: int = 10) -> RenderableTy
     return Group(Text(title, style="italic"), table)
 
 
+def effects_table(measure: Measure, table: Sequence[Effect], count: int = 10) -> RenderableType:
+    """List what changes most without a head, or a layer's attention, with the habits of the weights beside it."""
+    shown = Table(box=None, pad_edge=False)
+    shown.add_column("without", no_wrap=True)
+    shown.add_column("change", justify="right", style="bold")
+    for name in ORDERS:
+        shown.add_column(COLUMNS[name], justify="right")
+    heads = sorted((one for one in table if one.head is not None), key=lambda one: -abs(one.change))[:count]
+    layers = sorted((one for one in table if one.head is None), key=lambda one: -abs(one.change))[:3]
+    for one in (*heads, *layers):
+        what = f"L{one.layer}" + (" all" if one.head is None else f" H{one.head}")
+        numbers = (f"{one.entropy:.2f}" if name == "entropy" else f"{getattr(one, name):.0%}" for name in ORDERS)
+        shown.add_row(what, f"{one.change:.4f}", *numbers)
+    note = "Weights alone are no explanation (Jain & Wallace 2019; Wiegreffe & Pinter 2019): a head that looks telling "
+    note += "may change nothing, and others may make up for one that is off."
+    return Group(Text(f"Heads switched off: {measure.unit}", style="italic"), shown, Text(note, style="dim"))
+
+
+def flow_lines(
+    reading: Reading, query: int, shares: Float[Tensor, "positions positions"] | None, flows: Sequence[Flow] | str
+) -> RenderableType:
+    """Say what reaches a token through all layers, and what share of each layer the residual has."""
+    lines = []
+    if shares is not None:
+        best = shares[query].topk(min(5, len(reading.labels)))
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        parts = ", ".join(f"{printable(reading.labels[key])} {share:.0%}" for key, share in pairs)
+        lines.append(Text(f"Rollout: {printable(reading.labels[query])} after all layers holds {parts}"))
+    if isinstance(flows, str):
+        lines.append(Text(f"The residual's share is not known: {printable(flows)}", style="dim"))
+    elif flows:
+        parts = " · ".join(f"L{one.layer} {float(one.share.mean()):.0%}" for one in flows)
+        lines.append(Text(f"The residual's share against attention: {parts}"))
+    return Group(*lines)
+
+
 def _links(reading: Reading, head: Head, habit: str) -> str:
     names = [printable(label) for label in reading.labels]
     return ", ".join(f"{names[query]}→{names[key]} {weight:.0%}" for query, key, weight in links(reading, head, habit))
@@ -179,12 +218,43 @@ def _letter(number: int) -> str:
     return chr(ord("A") + number) if number < 26 else f"#{number + 1}"
 
 
-def _excerpt(reading: Reading, tokens: Sequence[int], width: int) -> Text:
-    """Quote a text with its word marked, cut around it where it is too long for the width."""
-    start, stop = reading.spans[tokens[0]][0], reading.spans[tokens[-1]][1]
-    before, word, after = (
-        printable(part) for part in (reading.text[:start], reading.text[start:stop], reading.text[stop:])
+def nearest_table(found: Nearest, word: str, corpus: str, width: int) -> RenderableType:
+    """Show a corpus's sentence whose word is nearest, layer by layer, more after the last, and by position alone."""
+    title = Text(f"“{printable(word)}” in ", style="bold").append(
+        _quote(found.text, found.start, found.stop, width - 20)
     )
+    room = width - 28
+    table = Table(box=None, pad_edge=False)
+    for name, justify in (("layer", "left"), ("centred", "right"), ("raw", "right"), ("the nearest sentence", "left")):
+        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    for number, layer in enumerate(found.layers):
+        raw = {(one.text, one.start): one.near for one in layer.raw}
+        for one in layer.centred[: 3 if number == len(found.layers) - 1 else 1]:
+            name = "embeddings" if layer.layer == 0 else f"after L{layer.layer - 1}"
+            near = raw.get((one.text, one.start))
+            shown = "" if near is None else f"{near:+.3f}"
+            table.add_row(name, f"{one.near:+.3f}", shown, _quote(one.text, one.start, one.stop, room))
+    for one in found.position[:1]:
+        table.add_row("position", f"{abs(one.near):.0f} away", "", _quote(one.text, one.start, one.stop, room))
+    others = ", ".join(f"{printable(one.text[one.start : one.stop])} {one.near:+.2f}" for one in found.others)
+    note = (
+        f"Of {len(found.found.texts) - 1} places in {printable(corpus)}. Embeddings know the word and where it stands, "
+    )
+    note += "position where it stands alone: what only later layers find comes from the context."
+    last = f"Other words nearest after the last layer, centred: {others}" if others else ""
+    return Group(title, table, Text(last), Text(note, style="dim"))
+
+
+def _excerpt(reading: Reading, tokens: Sequence[int], width: int) -> Text:
+    """Quote a text with its word marked."""
+    return _quote(reading.text, reading.spans[tokens[0]][0], reading.spans[tokens[-1]][1], width)
+
+
+def _quote(text: str, start: int, stop: int, width: int) -> Text:
+    """Quote a text with a word marked, cut around it where it is too long for the width."""
+    # Of a text without end, what could be shown.
+    text, start, stop = text[max(0, start - width) : stop + width], min(start, width), stop - max(0, start - width)
+    before, word, after = (printable(part) for part in (text[:start], text[start:stop], text[stop:]))
     room = max(10, width - cell_len(word) - 4)
     left = min(cell_len(before), max(room // 2, room - cell_len(after)))
     while cell_len(before) > left:

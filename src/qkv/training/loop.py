@@ -21,6 +21,7 @@ import torch
 
 from qkv.errors import ArgumentError, must
 from qkv.folders import file_error
+from qkv.training import gradients
 from qkv.training.checkpoints import Checkpoint, newest_checkpoint, prune_checkpoints, save_checkpoint
 from qkv.training.devices import Objective, accelerator_for
 from qkv.training.finite import check_losses, check_norm, check_validation
@@ -107,6 +108,7 @@ class _Training:
         self.loss, self.best = math.nan, math.inf
         self.best_step: int | None = None
         self.metrics: Metrics | None = None
+        self.gradients: Metrics | None = None
         self.main = accelerator.is_main_process
         self.ranks, self.rank = accelerator.num_processes, accelerator.process_index
         if checkpoint:
@@ -137,6 +139,8 @@ class _Training:
         board = self.run.folder / "tensorboard" if options.tensorboard else None
         if self.main:
             self.metrics = Metrics(self.run.metrics, self.step, board)
+            if options.watch_gradients:
+                self.gradients = Metrics(self.run.folder / gradients.FILE, self.step)
         left = (options.steps - self.step) * options.accumulate * self.ranks
         places = range(self.position + self.rank, self.position + left, self.ranks)
         stop, batches = False, micro_batches(self.task.batches, places, options.workers)
@@ -145,24 +149,34 @@ class _Training:
                 # Resuming begins with these weights, whatever it is given; and a full disk is found out now.
                 self._checkpoint()
             while self.step < options.steps and not stop:
-                numbers, stop = self._take(batches, interrupt)
+                numbers, layers, stop = self._take(batches, interrupt)
                 self._write(**numbers)
-                progress.update(self.step, self.loss, numbers["tokens_per_second"])
+                if self.gradients:
+                    self.gradients.write(self.step, **layers)
+                told = gradients.brief(layers) if layers else ""
+                progress.update(self.step, self.loss, numbers["tokens_per_second"], told)
                 better = False
                 if self.step % options.validate_every == 0 or self.step == options.steps:
                     better = self._validate(progress)
+                if stop or self.step % options.validate_every == 0 or self.step == options.steps:
+                    self._draw(progress)
                 if better or stop or self.step % options.checkpoint_every == 0 or self.step == options.steps:
                     self._checkpoint()
         finally:
-            if self.metrics:
-                self.metrics.close()
+            for metrics in (self.metrics, self.gradients):
+                if metrics:
+                    metrics.close()
         finished = self.step == options.steps
         if not finished:
             progress.say(f"stopped after step {self.step}, which is kept: the same command with --resume goes on")
         return Outcome(self.step, self.loss, self.best if math.isfinite(self.best) else None, finished)
 
-    def _take(self, batches: Iterator[Any], interrupt: Interrupt) -> tuple[dict[str, float], bool]:
-        """Take a step: descend on Σ losses / Σ targets over all its micro-batches, on all ranks."""
+    def _take(self, batches: Iterator[Any], interrupt: Interrupt) -> tuple[dict[str, float], dict[str, float], bool]:
+        """Take a step: descend on Σ losses / Σ targets over all its micro-batches, on all ranks.
+
+        Gives its numbers, the norms of each layer's gradients before they are clipped, if they are watched, and whether
+        to stop.
+        """
         began, options, accelerator = time.monotonic(), self.options, self.accelerator
         rate = options.rate * options.schedule(self.step)
         for group in self.optimizer.param_groups:
@@ -185,6 +199,7 @@ class _Training:
             if parameter.grad is not None:
                 # accelerate averages over the ranks.
                 parameter.grad.mul_(self.ranks / max(targets, 1))
+        layers = gradients.norms(self.task.model) if options.watch_gradients else {}
         norm = float(whole(accelerator.clip_grad_norm_(self.model.parameters(), options.clip or math.inf)))
         check_norm(norm, self.step + 1, range(self.position, self.position + losses.numel()))
         self.optimizer.step()
@@ -193,7 +208,7 @@ class _Training:
         self.loss = float(losses.sum()) / max(targets, 1)
         seconds = time.monotonic() - began
         numbers = {"loss": self.loss, "rate": rate, "norm": norm, "tokens": tokens}
-        return {**numbers, "seconds": seconds, "tokens_per_second": tokens / seconds}, bool(stops)
+        return {**numbers, "seconds": seconds, "tokens_per_second": tokens / seconds}, layers, bool(stops)
 
     def _validate(self, progress: Shown) -> bool:
         """Measure the validation loss and show a sample. If it is the best so far, save the model and say so."""
@@ -215,6 +230,11 @@ class _Training:
                 self._save_model()
         self.model.train()
         return better
+
+    def _draw(self, progress: Shown) -> None:
+        """Draw the gradients, so that who looks sees them grow."""
+        if self.gradients and not gradients.draw(self.run.folder) and self.step == self.options.steps:
+            progress.say(f"no picture of {gradients.FILE}: pip install matplotlib")
 
     def _save_model(self) -> None:
         folder = self.run.folder / "model"
@@ -242,6 +262,8 @@ class _Training:
                 "random": random_states(),
             }
             self.metrics.sync()
+            if self.gradients:
+                self.gradients.sync()
             save_checkpoint(self.run.checkpoints, self.step, tensors, state)
             prune_checkpoints(self.run.checkpoints, self.options.keep, self.best_step)
 

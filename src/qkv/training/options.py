@@ -34,6 +34,7 @@ class Options:
     keep: int = 2
     workers: int = 0
     tensorboard: bool = False
+    watch_gradients: bool = False
 
     def __post_init__(self) -> None:
         for name in ("steps", "accumulate", "validate_every", "checkpoint_every", "keep"):
@@ -54,7 +55,9 @@ class Options:
         return {**asdict(self), "schedule": repr(self.schedule), "betas": list(self.betas)}
 
 
-MAY_CHANGE = {"steps", "accumulate", "validate_every", "checkpoint_every", "keep", "workers", "tensorboard"}
+MAY_CHANGE = {
+    "steps", "accumulate", "validate_every", "checkpoint_every", "keep", "workers", "tensorboard", "watch_gradients",
+}  # fmt: skip
 """What a resumed run may change. `accumulate` is for another number of ranks: their product is what the bits follow."""
 
 

@@ -31,9 +31,9 @@ class Shown:
         if self._bar is not None:
             self._bar.stop()
 
-    def update(self, step: int, loss: float, speed: float) -> None:
-        """Show a step: its loss, and how many tokens a second were read."""
-        text = f"loss {loss:.4f} · {speed:,.0f} tokens/s"
+    def update(self, step: int, loss: float, speed: float, more: str = "") -> None:
+        """Show a step: its loss, how many tokens a second were read, and what else there is to say."""
+        text = f"loss {loss:.4f} · {speed:,.0f} tokens/s" + (f" · {more}" if more else "")
         if self._bar is not None:
             self._bar.update(self._task, completed=step, description=text)
             return

@@ -18,6 +18,7 @@ from qkv.text.tokenizer import BERT_SPECIAL
 from qkv.text.tokens import TokenFile
 from qkv.training.recipe import Recipe
 from qkv.training.tasks.first import First
+from qkv.training.tasks.placements import PLACEMENTS
 
 PRESETS = {
     "quick": Recipe(width=128, layers=4, heads=4, steps=600, rate=3e-3, tokens=4096, positions=128, vocabulary=4096),
@@ -46,6 +47,7 @@ class BertTask:
         *,
         objective: str = "tokens",
         next_sentence: bool = False,
+        placement: str = "post",
         seed: int = 0,
     ) -> None:
         self.tokenizer, self.next_sentence = tokenizer, next_sentence
@@ -59,7 +61,8 @@ class BertTask:
             tokenizer.get_vocab_size(), recipe.width, recipe.layers, recipe.heads, 4 * recipe.width, recipe.positions,
             dropout=recipe.dropout, attention_dropout=recipe.dropout, padding=special["[PAD]"],
         )  # fmt: skip
-        self.model = Bert(config)
+        # The paper's own is not said: Hugging Face's layout knows no other.
+        self.model = Bert(config, placement=None if placement == "post" else PLACEMENTS[placement]())
         if not next_sentence:
             # What is not trained is not written.
             self.model.pooler = self.model.next_sentence = None

@@ -20,6 +20,7 @@ from qkv.text.decoding import Decoder
 from qkv.text.tokens import TokenFile
 from qkv.training.recipe import Recipe
 from qkv.training.tasks.first import First
+from qkv.training.tasks.placements import PLACEMENTS
 
 PRESETS = {
     "quick": Recipe(width=128, layers=4, heads=4, steps=400, rate=3e-3, tokens=4096, positions=128, vocabulary=2048),
@@ -41,7 +42,7 @@ POSITIONS: dict[str, Callable[[Recipe], Positions | None]] = {
 
 
 class GptTask:
-    """Learn to continue texts. A model whose positions are not learned is none that transformers knows."""
+    """Learn to continue texts. Of other positions than learned, or norms after sums, transformers knows none."""
 
     kind = "gpt"
 
@@ -53,6 +54,7 @@ class GptTask:
         held_out: TokenFile,
         *,
         position_kind: str = "learned",
+        placement: str = "pre",
         seed: int = 0,
     ) -> None:
         self.tokenizer, self.length = tokenizer, recipe.positions
@@ -61,7 +63,9 @@ class GptTask:
             dropout=recipe.dropout, attention_dropout=recipe.dropout, embedding_dropout=recipe.dropout,
             end=training.start,
         )  # fmt: skip
-        self.model = Gpt(config, positions=POSITIONS[position_kind](recipe))
+        # The paper's own is not said: Hugging Face's layout knows no other.
+        placed = None if placement == "pre" else PLACEMENTS[placement]()
+        self.model = Gpt(config, positions=POSITIONS[position_kind](recipe), placement=placed)
         self.batches = NextTokenBatches(training, length=recipe.positions, tokens=recipe.tokens, seed=seed)
         whole = NextTokenBatches(held_out, length=recipe.positions, tokens=recipe.tokens, seed=seed)
         self.validation = First(whole)

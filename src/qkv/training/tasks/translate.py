@@ -7,7 +7,6 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from qkv.errors import ArgumentError, must
-from qkv.models.layers import pre_norm
 from qkv.models.looking import (
     AdditiveAttention,
     Attention,
@@ -31,6 +30,7 @@ from qkv.text.tokenizer import END, START
 from qkv.text.tokens import TokenFile
 from qkv.training.recipe import Recipe
 from qkv.training.tasks.first import First
+from qkv.training.tasks.placements import PLACEMENTS
 
 PRESETS = {
     "quick": Recipe(
@@ -65,14 +65,16 @@ ATTENTIONS: dict[str, tuple[Attention, type[Decoder]]] = {
 CELLS: dict[str, type[nn.GRU] | type[nn.LSTM]] = {"gru": nn.GRU, "lstm": nn.LSTM}
 
 
-def translator(recipe: Recipe, vocabulary: int, attention: str | None, cell: str = "gru") -> Transformer | Recurrent:
-    """Make a Transformer (norm first), or, with an attention named, a recurrent translator."""
+def translator(
+    recipe: Recipe, vocabulary: int, attention: str | None, cell: str = "gru", placement: str = "pre"
+) -> Transformer | Recurrent:
+    """Make a Transformer (norm first by default), or, with an attention named, a recurrent translator."""
     if attention is None:
         config = TransformerConfig(
             vocabulary, recipe.width, recipe.layers, recipe.heads, 4 * recipe.width,
             dropout=recipe.dropout, smoothing=0.1,
         )  # fmt: skip
-        return Transformer(config, placement=pre_norm())
+        return Transformer(config, placement=PLACEMENTS[placement]())
     made, decoder = ATTENTIONS[attention]
     numbers = RecurrentConfig(vocabulary, recipe.width, recipe.layers, dropout=recipe.dropout, smoothing=0.1)
     return Recurrent(numbers, cell=CELLS[cell], attention=made, decoder=decoder)
@@ -92,6 +94,7 @@ class TranslateTask:
         *,
         attention: str | None = None,
         cell: str = "gru",
+        placement: str = "pre",
         seed: int = 0,
     ) -> None:
         self.tokenizer = tokenizer
@@ -99,7 +102,7 @@ class TranslateTask:
         if start is None or end is None:
             raise ArgumentError(must("TranslateTask", "tokenizer", f"have the tokens {START} and {END}", "none"))
         self.start, self.end = start, end
-        self.model = translator(recipe, tokenizer.get_vocab_size(), attention, cell)
+        self.model = translator(recipe, tokenizer.get_vocab_size(), attention, cell, placement)
         self.held_out = held_out
         self.batches, whole = (
             PairBatches(*sides, start=start, end=end, tokens=recipe.tokens, longest=recipe.positions, seed=seed)
