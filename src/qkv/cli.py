@@ -64,7 +64,9 @@ def qkv(
 
 @app.command()
 def see(
-    texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="Sentences to read, each in quotes.")],
+    texts: Annotated[
+        list[str] | None, typer.Argument(metavar="TEXT...", help="Sentences to read, each in quotes.")
+    ] = None,
     model: Annotated[
         str | None, typer.Option(metavar="FOLDER|NAME", help="A BERT in Hugging Face's layout; by default MiniLM.")
     ] = None,
@@ -78,8 +80,30 @@ def see(
     json: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the numbers as JSON; qkv's own file is replaced.")
     ] = None,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Open a page in the browser where you type and attention follows.")
+    ] = False,
+    beside: Annotated[
+        list[str] | None, typer.Option(metavar="FOLDER|NAME", help="--serve: another model to choose; may be repeated.")
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="--serve: the port; by default a free one from 8765 on.")] = None,
+    no_open: Annotated[bool, typer.Option("--no-open", help="--serve: open no browser.")] = False,
 ) -> None:
     """See the attention of a model over some sentences."""
+    texts = texts or []
+    if serve:
+        from qkv.commands.serve import serve_models
+
+        others = [("layer", layer), ("head", head), ("word", word), ("out", out), ("json", json)]
+        for name, given in others:
+            if given is not None:
+                raise ArgumentError(must("see", f"--{name}", "be left out with --serve", given, "the page shows it"))
+        return serve_models([model, *(beside or [])], texts, port=port, browser=not no_open)
+    for name, given in (("beside", beside or None), ("port", port), ("no-open", no_open or None)):
+        if given is not None:
+            raise ArgumentError(must("see", f"--{name}", "come with --serve", given))
+    if not texts:
+        raise ArgumentError(must("see", "TEXT", "be given", "none", "a sentence in quotes, or --serve"))
     for text in texts:
         if not text.strip():
             raise ArgumentError(must("see", "TEXT", "hold something to read", repr(text)))

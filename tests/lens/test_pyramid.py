@@ -93,7 +93,7 @@ def test_a_tile_looked_at_early_is_exact_or_says_how_much_it_read():
     assert exact.read == 1
     torch.testing.assert_close(exact.mean, pooled(weights, 0, 2, 3)[0], atol=2e-6, rtol=0)
     early = made.tile(3, 0, 0)
-    # 4 boxes of 8 queries at 53 keys: 212 pairs, more than 200, a quarter of 800, even with one query of each, the middle one.
+    # 4 boxes at 53 keys are 212 pairs, more than a quarter of 800, even with one query of each, the middle one.
     assert early.read == 1 / 8
     torch.testing.assert_close(early.mean, weights[4:32:8, :32].unflatten(1, (4, 8)).mean(2))
     torch.testing.assert_close(early.most, weights[4:32:8, :32].unflatten(1, (4, 8)).amax(2))

@@ -71,7 +71,8 @@ class Tile:
 class Pyramid:
     """The tiles of one head of one example.
 
-    Cost: 8 bytes for each of at most BASE pixels, and as much for previews. A tile O(BASE) time, or O(PAIRS·dim) before its queries were read;
+    Cost: 8 bytes for each of at most BASE pixels, and as much for previews. A tile O(BASE) time, or
+    O(PAIRS·dim) before its queries were read;
     all of `steps` O(queries·keys·dim).
     Raises: ShapeError unless the map holds one head of one example, and a pair.
     """

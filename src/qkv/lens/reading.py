@@ -11,6 +11,9 @@ from torch import Tensor
 
 from qkv.core.map import AttentionMap
 from qkv.errors import ArgumentError, must
+from qkv.lens.notebook import Shown
+from qkv.lens.page import View
+from qkv.lens.views import MapLayers
 
 
 @runtime_checkable
@@ -43,7 +46,7 @@ class Encoder(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
+class Reading(Shown):
     """One text as a model read it.
 
     `hidden[0]` holds the vectors that enter the first layer, `hidden[i + 1]` those that leave layer i.
@@ -61,6 +64,10 @@ class Reading:
     def weights(self, layer: int) -> Float[Tensor, "heads positions positions"]:
         """Compute all weights of one layer. Cost: O(heads·positions²)."""
         return self.maps[layer].dense()[0]
+
+    def views(self) -> list[View]:
+        """View the text for a page; in a notebook it shows itself so."""
+        return [View(self.text, self.labels, MapLayers(self.maps), unknown=self.unknown)]
 
 
 @torch.no_grad()
