@@ -24,6 +24,7 @@ _HOME = {
     ),
     "explanation": ("Explanation", "explain"),
     "integrations.huggingface": ("register",),
+    "lens.flow": ("rollout",),
     "lens.notebook": ("show",),
     "masks.algebra": ("Mask",),
     "masks.blocks": ("bigbird", "blocks"),

@@ -73,6 +73,9 @@ def see(
     layer: Annotated[int | None, typer.Option(help="The layer to draw, from 0; by default a telling one.")] = None,
     head: Annotated[int | None, typer.Option(help="The head to draw, from 0; by default a telling one.")] = None,
     word: Annotated[str | None, typer.Option(help="Compare this word's vectors across the sentences.")] = None,
+    sort: Annotated[
+        str | None, typer.Option(metavar="HABIT", help="List the heads by a habit: previous, first, same_word, …")
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="PAGE.html", help="Write a page with every head; a page of qkv's own is replaced."),
@@ -117,7 +120,8 @@ def see(
     folder = model or default_folder()
     bert, tokenizer = load_bert(folder), load_tokenizer(folder)
     readings = [read(bert, tokenizer, text) for text in texts]
-    look(readings, model=model or "all-MiniLM-L6-v2", layer=layer, head=head, word=word, out=out, numbers=json)
+    name = model or "all-MiniLM-L6-v2"
+    look(readings, model=name, layer=layer, head=head, word=word, sort=sort, out=out, numbers=json)
 
 
 @app.command()

@@ -45,7 +45,7 @@ def test_an_iframe_holds_the_whole_page():
     assert "src" not in frame and shown._mime_() == ("text/html", shown._repr_html_())
     inside = Frames(frame["srcdoc"])
     assert inside.tags.count("script") == 2 and "img" not in inside.tags
-    assert not re.search(r"https?://", frame["srcdoc"])
+    assert not re.search(r"https?://(?!www.w3.org/2000/svg)", frame["srcdoc"])
 
 
 def test_a_reading_shows_itself(model, tokenizer, monkeypatch):

@@ -39,8 +39,9 @@ def test_everything_is_shown_and_written(readings, tmp_path, capsys, monkeypatch
 
 
 def test_the_head_asked_for_is_shown(readings, capsys):
-    see(readings[:1], model="tiny", layer=0, head=1)
-    assert "layer 0, head 1" in capsys.readouterr().out
+    see(readings[:1], model="tiny", layer=0, head=1, sort="previous")
+    shown = capsys.readouterr().out
+    assert "layer 0, head 1" in shown and "Heads by previous, the most first: 4 of 4" in shown
 
 
 @pytest.mark.parametrize(
@@ -48,6 +49,7 @@ def test_the_head_asked_for_is_shown(readings, capsys):
     [
         ({"layer": 2}, r"^see: layer must lie in 0\.\.1; got 2 \(the model has 2 layers\)$"),
         ({"head": -1}, r"^see: head must lie in 0\.\.1; got -1 \(the model has 2 heads\)$"),
+        ({"sort": "x"}, r"^see: --sort must be one of entropy, diagonal, previous, .*, broad; got 'x'$"),
         ({"word": "dog"}, r"^words: word must stand in one of the texts; got 'dog'$"),
     ],
 )

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from qkv.lens.heads import habits, telling
 from qkv.lens.reading import read
-from qkv.lens.terminal import comparison_table, console, heatmap, telling_table
+from qkv.lens.terminal import comparison_table, console, heads_table, heatmap, telling_table
 from qkv.lens.words import compare
 
 
@@ -61,6 +61,16 @@ def test_the_telling_heads_are_listed_with_their_links(model, tokenizer):
     reading = read(model, tokenizer, "the cat click the mouse .")
     text = shown(telling_table(reading, telling(habits(reading))))
     assert "most on the previous token" in text and "L1 H1" in text and "cat→the" in text.replace("\n", "")
+
+
+def test_heads_are_listed_by_a_habit(model, tokenizer):
+    heads = habits(read(model, tokenizer, "the cat click the mouse ."))
+    lines = shown(heads_table(heads, "previous", 3)).splitlines()
+    assert lines[0] == "Heads by previous, the most first: 3 of 4"
+    assert lines[1].split() == ["head", "nats", "self", "prev.", "next", "first", "[SEP]", "same", "broad"]
+    best = max(heads, key=lambda head: head.previous)
+    assert lines[2].split()[:2] == ["L1", "H1"] and f"{best.previous:.0%}" in lines[2].split()
+    assert len(lines) == 5 and all(cell_len(line) <= 80 for line in lines)
 
 
 def test_a_word_is_compared_layer_by_layer(model, tokenizer):

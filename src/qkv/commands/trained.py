@@ -7,7 +7,8 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from qkv.errors import UnsupportedError, must
-from qkv.lens.page.build import View, check_page, write_page
+from qkv.lens.page.build import check_page, write_page
+from qkv.lens.page.view import View
 from qkv.models.pretrained import load_model
 from qkv.text.tokenizer import load_tokenizer
 from qkv.training.run import RECORD, open_run

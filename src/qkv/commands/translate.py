@@ -7,7 +7,7 @@ import torch
 
 from qkv.commands.trained import check_see, load, show
 from qkv.errors import ArgumentError, must
-from qkv.lens.page.build import View
+from qkv.lens.page.view import View
 from qkv.lens.printable import printable
 from qkv.lens.views import across_view, alignment_view, text_view
 from qkv.models.recurrent import Recurrent

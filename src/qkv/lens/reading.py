@@ -13,7 +13,7 @@ from qkv.core.map import AttentionMap
 from qkv.errors import ArgumentError, must
 from qkv.lens.notebook import Shown
 from qkv.lens.page import View
-from qkv.lens.views import MapLayers
+from qkv.lens.views import MapLayers, features
 
 
 @runtime_checkable
@@ -67,7 +67,8 @@ class Reading(Shown):
 
     def views(self) -> list[View]:
         """View the text for a page; in a notebook it shows itself so."""
-        return [View(self.text, self.labels, MapLayers(self.maps), unknown=self.unknown)]
+        known = [features(seen) for seen in self.maps]
+        return [View(self.text, self.labels, MapLayers(self.maps), unknown=self.unknown, features=known)]
 
 
 @torch.no_grad()

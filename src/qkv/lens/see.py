@@ -9,13 +9,15 @@ import torch
 
 from qkv.errors import ArgumentError, must
 from qkv.files import check_writable, contains, write_whole
-from qkv.lens.heads import Head, habits, links, telling
-from qkv.lens.page.build import View, check_page, write_page
+from qkv.lens.heads import ORDERS, Head, habits, links, telling
+from qkv.lens.page.build import check_page, write_page
+from qkv.lens.page.view import Projection, View
 from qkv.lens.printable import printable
+from qkv.lens.projection import project
 from qkv.lens.reading import Reading
-from qkv.lens.terminal import comparison_table, console, heatmap, telling_table
-from qkv.lens.views import MapLayers
-from qkv.lens.words import Comparison, compare
+from qkv.lens.terminal import comparison_table, console, heads_table, heatmap, telling_table
+from qkv.lens.views import MapLayers, features
+from qkv.lens.words import Comparison, compare, vectors, word_ranges
 
 OWN = b'{\n "generator": "qkv see",'
 """How the numbers that qkv writes begin."""
@@ -36,14 +38,19 @@ def see(
     layer: int | None = None,
     head: int | None = None,
     word: str | None = None,
+    sort: str | None = None,
     out: Path | None = None,
     numbers: Path | None = None,
 ) -> None:
     """Print the attention of texts that a model has read; write the page and the numbers if asked.
 
-    Raises: ArgumentError if there is no such layer, head or word; FileError if a file cannot be written.
+    `sort` names a habit by which to list the heads.
+
+    Raises: ArgumentError if there is no such layer, head, word or habit; FileError if a file cannot be written.
     """
     _check(readings, layer, head)
+    if sort is not None and sort not in ORDERS:
+        raise ArgumentError(must("see", "--sort", f"be one of {', '.join(ORDERS)}", repr(sort)))
     check_files(out, numbers)
     comparison = None if word is None else compare(readings, word)
     found = [
@@ -59,6 +66,9 @@ def see(
         screen.print(heatmap(reading, seen.layer, seen.head, screen.width, seen.why))
         screen.print()
         screen.print(telling_table(reading, seen.telling))
+        if sort is not None:
+            screen.print()
+            screen.print(heads_table(seen.habits, sort))
     if word is not None and comparison is not None:
         screen.print()
         screen.print(comparison_table(readings, word, comparison, screen.width))
@@ -66,9 +76,9 @@ def see(
         write_whole("see", numbers, _numbers(readings, model, found, word, comparison), overwrite=True)
         screen.print(f"\nnumbers: {printable(str(numbers))}", soft_wrap=True)
     if out is not None:
-        size = write_page(
-            out, [_view(*pair) for pair in zip(readings, found, strict=True)], title="Attention", subtitle=model
-        )
+        projected = None if word is None or comparison is None else _project(readings, word, comparison)
+        views = [_view(*pair, projected) for pair in zip(readings, found, strict=True)]
+        size = write_page(out, views, title="Attention", subtitle=model)
         screen.print(f"\npage: {printable(str(out))} ({size / 1e6:.2f} MB), open it in a browser", soft_wrap=True)
 
 
@@ -123,9 +133,33 @@ def _look(reading: Reading, layer: int | None, head: int | None, word: Sequence[
     return Look(measured, telling(measured), best.layer, best.head, query, why)
 
 
-def _view(reading: Reading, seen: Look) -> View:
-    weights, start = MapLayers(reading.maps), (seen.layer, seen.head)
-    return View(reading.text, reading.labels, weights, start, query=seen.query, unknown=reading.unknown)
+def _view(reading: Reading, seen: Look, projection: Projection | None) -> View:
+    return View(
+        reading.text,
+        reading.labels,
+        MapLayers(reading.maps),
+        (seen.layer, seen.head),
+        query=seen.query,
+        unknown=reading.unknown,
+        words=word_ranges(reading.text, reading.spans, reading.special),
+        features=[features(seen) for seen in reading.maps],
+        habits=seen.habits,
+        projection=projection,
+    )
+
+
+def _project(readings: Sequence[Reading], word: str, comparison: Comparison) -> Projection | None:
+    """Draw the word's places, if there are two."""
+    places = comparison.places
+    if len(places) < 2:
+        return None
+    spans = [[readings[place.reading].spans[token] for token in place.tokens] for place in places]
+    return project(
+        word,
+        [readings[place.reading].text for place in places],
+        [(span[0][0], span[-1][1]) for span in spans],
+        [vectors(readings, places, layer) for layer in range(len(readings[0].hidden))],
+    )
 
 
 def _numbers(

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from qkv.lens.heads import Head, links
+from qkv.lens.heads import ORDERS, TELLING, Head, links, ranked
 from qkv.lens.printable import printable
 from qkv.lens.reading import Reading
 from qkv.lens.words import Comparison
@@ -22,6 +22,12 @@ LABEL = 14
 
 NARROWEST = 24
 WIDEST_CELL = 8
+COLUMNS = {
+    "entropy": "nats", "diagonal": "self", "previous": "prev.", "following": "next", "first": "first",
+    "separator": "[SEP]", "same_word": "same", "broad": "broad",
+}  # fmt: skip
+"""What a table calls the habits."""
+
 ROWS = 64
 """Rows of a heatmap; a longer text is pooled."""
 
@@ -86,15 +92,28 @@ def telling_table(reading: Reading, chosen: dict[str, Head]) -> RenderableType:
     table = Table(box=None, pad_edge=False)
     for name in ("", "head", "in numbers", "its strongest links"):
         table.add_column(name, overflow="fold")
-    numbers = {
-        "sharpest": lambda head: f"{head.entropy:.2f} nats",
-        "most diagonal": lambda head: f"{head.diagonal:.0%}",
-        "most on the previous token": lambda head: f"{head.previous:.0%}",
-        "most on [SEP]": lambda head: f"{head.separator:.0%}",
-    }
     for name, head in chosen.items():
-        table.add_row(name, f"L{head.layer} H{head.head}", numbers[name](head), _links(reading, head, name))
+        table.add_row(name, f"L{head.layer} H{head.head}", _habit(head, TELLING[name]), _links(reading, head, name))
     return Group(Text(f"Telling heads in “{_short(reading.text)}”", style="italic"), table)
+
+
+def _habit(head: Head, habit: str) -> str:
+    value = getattr(head, habit)
+    return f"{value:.2f} nats" if habit == "entropy" else f"{value:.0%}"
+
+
+def heads_table(heads: Sequence[Head], by: str, count: int = 10) -> RenderableType:
+    """List the heads that have most of a habit, with all their habits."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("head", no_wrap=True)
+    for name in ORDERS:
+        table.add_column(COLUMNS[name], justify="right", style="bold" if name == by else "")
+    for head in ranked(heads, by)[:count]:
+        numbers = (f"{getattr(head, name):.2f}" if name == "entropy" else _habit(head, name) for name in ORDERS)
+        table.add_row(f"L{head.layer} H{head.head}", *numbers)
+    first = "the least" if by == "entropy" else "the most"
+    title = f"Heads by {by}, {first} first: {min(count, len(heads))} of {len(heads)}"
+    return Group(Text(title, style="italic"), table)
 
 
 def _links(reading: Reading, head: Head, habit: str) -> str:

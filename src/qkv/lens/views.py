@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from qkv.core.map import AttentionMap
-from qkv.lens.page.build import Image, View
+from qkv.core.types import DotPair
+from qkv.lens.page.view import Image, View
 
 
 class MapLayers(Sequence[np.ndarray]):
@@ -22,6 +23,15 @@ class MapLayers(Sequence[np.ndarray]):
 
     def __getitem__(self, layer):  # type: ignore[no-untyped-def]
         return self.maps[layer].dense().flatten(0, -4)[0].detach().float().cpu().numpy()
+
+
+def features(seen: AttentionMap) -> tuple[np.ndarray, np.ndarray] | None:
+    """Give a layer's queries and keys, whose products sum to the scores; None unless it scores by a dot product."""
+    if not isinstance(seen.pair, DotPair):
+        return None
+    query, key = (part.detach().flatten(0, -4)[0].float() for part in (seen.query, seen.key))
+    key = key.repeat_interleave(query.shape[0] // key.shape[0], 0)
+    return (query * seen.pair.scale).cpu().numpy(), key.cpu().numpy()
 
 
 def text_view(title: str, labels: Sequence[str], maps: Sequence[AttentionMap], *, query: int | None = None) -> View:

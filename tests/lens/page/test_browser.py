@@ -1,17 +1,10 @@
 """The page in a browser: what people can do with it, and what hostile text cannot."""
 
-import shutil
-
 import numpy as np
 import pytest
 
-from qkv.lens.page import Image, View, write_page
+from qkv.lens.page import Image, View
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path")
-
-FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
 PWN = "</script><img src=x onerror=\"window.__pwned=1;alert(1)\"><svg onload='window.__pwned=1'>"
 WORDS = ["[CLS]", "mickey", "mouse", "is", "my", "favourite", "[SEP]"]
 HANZI = list("猫在谷仓里追老鼠。")
@@ -28,40 +21,6 @@ def view(title, tokens, seed=0):
 
 
 SENTENCES = [view("Mickey Mouse is my favourite.", WORDS), view("猫在谷仓里追老鼠。", HANZI, seed=1)]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def visit(browser, tmp_path):
-    """Open the page of some views; afterwards nothing went wrong in it and it asked for nothing."""
-    complaints, asked, contexts = [], [], []
-
-    def open_page(views=SENTENCES, title="A model", **context):
-        path = tmp_path / "page.html"
-        write_page(path, views, title=title, subtitle=title)
-        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, "locale": "en-US", **context})
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(path.as_uri())
-        page.wait_for_selector("html[data-drawn]")
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert complaints == []
-    assert [address for address in asked if not address.startswith(("file:", "data:,"))] == []
 
 
 def bars(page):
@@ -96,7 +55,7 @@ def names(page):
 
 
 def test_hovering_a_token_shows_the_numbers_given(visit):
-    page = visit()
+    page = visit(SENTENCES)
     for query in (0, 2, 6):
         page.locator(f'.token[data-token="{query}"]').hover()
         assert page.locator("#row-name").inner_text().split() == [WORDS[query], "looks", "at"]
@@ -104,7 +63,7 @@ def test_hovering_a_token_shows_the_numbers_given(visit):
 
 
 def test_hovering_the_map_shows_a_cell_a_row_or_a_column(visit):
-    page = visit()
+    page = visit(SENTENCES)
     weights = SENTENCES[0].weights[1, 2]
     over_cell(page, 3, 5)
     label, number = page.locator("#reading").inner_text().rsplit(None, 1)
@@ -161,7 +120,7 @@ def test_a_caption_shows_where_it_looks_in_the_picture(visit):
 
 
 def test_the_keyboard_chooses_layer_head_cell_and_sentence(visit):
-    page = visit()
+    page = visit(SENTENCES)
     assert names(page) == ("Layer 1", "Head 2")
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowUp")
@@ -189,23 +148,13 @@ def test_the_keyboard_chooses_layer_head_cell_and_sentence(visit):
 
 
 def test_tokens_answer_to_focus_and_to_touch(visit):
-    page = visit(has_touch=True)
+    page = visit(SENTENCES, has_touch=True)
     page.locator('.token[tabindex="0"]').focus()
     page.keyboard.press("ArrowRight")
     assert "mouse looks at" in page.locator("#live").inner_text()
     assert page.evaluate("() => document.activeElement.dataset.token") == "2"
     page.locator('.token[data-token="5"]').tap()
     assert_shows(bars(page), expected(SENTENCES[0].weights[1, 2, 5], WORDS))
-
-
-def test_every_control_and_every_row_has_a_name_for_screen_readers(visit):
-    page = visit()
-    nameless = "() => [...document.querySelectorAll('button,select,[role=img],[role=option],[role=application]')]"
-    nameless += ".filter((e) => !e.getAttribute('aria-label') && !e.innerText.trim() && !e.labels?.length).length"
-    assert page.evaluate(nameless) == 0
-    assert page.locator('.token[data-token="2"]').get_attribute("aria-label").startswith("mouse ")
-    page.locator("#views").select_option("1")
-    page.wait_for_selector('html[data-drawn="1"]')
 
 
 def test_zooming_scrolls_and_comes_back(visit):
@@ -227,9 +176,9 @@ def test_zooming_scrolls_and_comes_back(visit):
 
 def test_light_and_dark_follow_the_system_and_the_switch(visit):
     background = "() => getComputedStyle(document.body).backgroundColor"
-    light, dark = (visit(color_scheme=scheme).evaluate(background) for scheme in ("light", "dark"))
+    light, dark = (visit(SENTENCES, color_scheme=scheme).evaluate(background) for scheme in ("light", "dark"))
     assert (light, dark) == ("rgb(250, 249, 246)", "rgb(16, 18, 24)")
-    page = visit(color_scheme="dark")
+    page = visit(SENTENCES, color_scheme="dark")
     page.locator("#theme").click()
     assert page.evaluate(background) == light
     corner = "() => [...document.getElementById('map').getContext('2d').getImageData(3, 3, 1, 1).data]"
@@ -237,14 +186,14 @@ def test_light_and_dark_follow_the_system_and_the_switch(visit):
 
 
 def test_both_languages(visit):
-    page = visit()
+    page = visit(SENTENCES)
     assert page.locator("#heads-name").inner_text().startswith("All heads")
     page.locator("#language").click()
     assert page.locator("html").get_attribute("lang") == "zh-Hans"
     assert page.locator("#heads-name").inner_text().startswith("全部注意力头")
     assert names(page) == ("第 1 层", "第 2 头")
     assert page.locator("#row-name").inner_text().split() == ["mickey", "关注"]
-    chinese = visit(locale="zh-CN")
+    chinese = visit(SENTENCES, locale="zh-CN")
     assert chinese.locator("html").get_attribute("lang") == "zh-Hans"
     words = "() => document.body.innerText"
     english = {"All heads", "Layer", "Head", "Hover", "zoom", "Numbered", "Sentence", "Fit", "Dark"}

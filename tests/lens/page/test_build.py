@@ -19,7 +19,7 @@ import pytest
 
 from qkv.errors import ArgumentError, FileError, KindError, ShapeError
 from qkv.lens.page import Image, View, render_page, write_page
-from qkv.lens.page.build import PARTS, bundle
+from qkv.lens.page.build import OTHER_PARTS, PARTS, bundle
 
 HOSTILE = [
     "</script><img src=x onerror=alert(1)>",
@@ -211,6 +211,8 @@ def test_the_policy_allows_only_the_pages_own_script_and_style():
 
 def test_the_page_names_no_address():
     page = render_page([view()], title="t")
+    # The name of SVG, which looks like an address and is never asked for.
+    page = page.replace('xmlns="http://www.w3.org/2000/svg"', "")
     assert "http://" not in page and "https://" not in page and "@import" not in page and "url(" not in page
     assert {a["href"] for _, a in Elements(page).found if "href" in a} == {"data:,"}
     assert not [a for _, a in Elements(page).found if "src" in a]
@@ -223,7 +225,7 @@ def test_nothing_from_the_page_inserts_markup():
 
 def test_every_part_of_the_script_is_joined():
     files = resources.files("qkv.lens.page").joinpath("script").iterdir()
-    assert sorted(PARTS) == sorted(file.name.removesuffix(".js") for file in files)
+    assert sorted([*PARTS, *OTHER_PARTS]) == sorted(file.name.removesuffix(".js") for file in files)
 
 
 def test_writing_twice_replaces_a_page_of_qkvs_own(tmp_path):

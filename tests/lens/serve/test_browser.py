@@ -94,7 +94,7 @@ def test_a_link_reproduces_two_models_side_by_side(page, visitor):
     playwright.expect(frame_of(page, 1).locator("#layer")).to_have_text("Layer 1")
     frame_of(page, 1).locator('#tokens .token[data-token="1"]').click()
     assert_row(bars(page, 1), expected("second", words, 1, 0, 1), words)
-    page.wait_for_function("location.hash.includes('query%3A1')")
+    page.wait_for_function("() => location.hash.includes('query%3A1')")
     other = visitor.new_page()
     other.goto(page.url)
     wait_for_tokens(other, words, side=1)
@@ -108,12 +108,12 @@ def test_a_long_map_is_zoomed_to_its_weights(page):
     area = frame_of(page).locator("#area")
     area.wait_for()
     handle = page.locator("iframe").first.element_handle().content_frame()
-    handle.wait_for_function("document.documentElement.dataset.read === '1'")
+    handle.wait_for_function("() => document.documentElement.dataset.read === '1'")
     weights = MODELS["first"]("long 3000").maps[0].dense()[0, 0]
     box = area.bounding_box()
     level = int(handle.evaluate("document.documentElement.dataset.level"))
     assert level >= 2
-    page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + box["height"] * 0.6)
+    page.mouse.move(box["x"] + box["width"] * 0.4, box["y"] + box["height"] * 0.6)
     reading = frame_of(page).locator("#reading")
     playwright.expect(reading).to_have_text(re.compile("highest"))
     numbers = re.fullmatch(
@@ -126,14 +126,16 @@ def test_a_long_map_is_zoomed_to_its_weights(page):
     assert float(numbers[5]) == pytest.approx(100 * float(box_of.max()), rel=0.006)
     for _ in range(9):
         page.mouse.wheel(0, -240)
-    handle.wait_for_function("(({ level, read }) => level === '0' && read === '1')(document.documentElement.dataset)")
+    handle.wait_for_function(
+        "() => (({ level, read }) => level === '0' && read === '1')(document.documentElement.dataset)"
+    )
     playwright.expect(reading).to_have_text(re.compile("→"))
     query, key, value = re.fullmatch(r"(\d+) \S*w\d+\S* → (\d+) \S*w\d+\S*: <?([\d.]+)%", reading.inner_text()).groups()
     assert float(value) == pytest.approx(100 * float(weights[int(query), int(key)]), rel=0.06, abs=2e-3)
     area.press("Shift+ArrowRight")
     playwright.expect(frame_of(page).locator("#head")).to_have_text("Head 1")
     area.press("0")
-    handle.wait_for_function("document.documentElement.dataset.read === '1'")
+    handle.wait_for_function("() => document.documentElement.dataset.read === '1'")
     assert "Exact" in frame_of(page).locator("#exact").inner_text()
 
 
@@ -146,7 +148,7 @@ def test_the_language_and_the_theme_reach_every_part(page):
     inside = page.locator("iframe").first.element_handle().content_frame()
     theme = page.evaluate("document.documentElement.dataset.theme")
     assert theme == "dark"
-    inside.wait_for_function("document.documentElement.dataset.theme === 'dark'")
+    inside.wait_for_function("() => document.documentElement.dataset.theme === 'dark'")
 
 
 def test_an_error_is_shown_as_text_and_typing_on_mends_it(page):

@@ -1,5 +1,6 @@
 """A server of two tiny models, for tests: python tiny.py. Each word is a token; "long 3000" makes so many tokens."""
 
+import itertools
 import time
 
 import torch
@@ -28,8 +29,9 @@ def reader(seed, layers=2, heads=3, dim=4):
             query, key = (torch.randn(1, heads, len(words), dim, generator=chance) for _ in range(2))
             pull = torch.tensor([sum(map(ord, word)) % 7 for word in words], dtype=torch.float32)
             maps.append(qkv.attention_map(2 * query, key + 0.1 * pull[:, None]))
-        flags = [False] * len(words)
-        return Reading(text, words, [(0, 0)] * len(words), flags, [], [], maps)
+        flags, stops = [False] * len(words), list(itertools.accumulate(len(word) + 1 for word in words))
+        spans = [(stop - 1 - len(word), stop - 1) for word, stop in zip(words, stops, strict=True)]
+        return Reading(text, words, spans, flags, [], [], maps)
 
     return read
 

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from importlib import resources
 from typing import Any
 
@@ -14,14 +15,20 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from qkv.errors import QkvError
+from qkv.lens.heads import habits
 from qkv.lens.page.build import PARTS, bundle, fill, pack_view, part
+from qkv.lens.page.view import View
 from qkv.lens.reading import Reading
 from qkv.lens.serve.desk import Busy, Desk, Stale
 from qkv.lens.serve.guard import BodyError, Guard, Keys, body_of, refusal
 from qkv.lens.serve.shelf import Shelf
+from qkv.lens.words import word_ranges
 
 WEIGHTS = 5_000_000
 """A text with more weights than this, in all its heads, is shown by tiles."""
+
+BUDGET = 2_850_000
+"""Bytes of a text's weights and features."""
 
 ROWS = 1024
 """And so is a text of more tokens than this."""
@@ -30,7 +37,7 @@ CLIENT = 64
 """Letters of the longest name that a client may give itself."""
 
 FRAMED = [*PARTS[:-1], "embedded"]
-LONG = ("page", "tokens", "colour", "long")
+LONG = ("page", "tokens", "colour", "canvas", "long")
 
 Read = Callable[[str], Reading]
 
@@ -116,7 +123,7 @@ def _answer(models: Mapping[str, Read], shelf: Shelf, model: str, text: str) -> 
             long = {"name": shelf.keep(maps), "title": text[:200], "tokens": reading.labels}
             answer = {"long": long | {"layers": len(maps), "heads": maps[0].grid.heads}}
         else:
-            answer = {"views": [pack_view(view, 1 << 25) for view in reading.views()]}
+            answer = {"views": [pack_view(view, BUDGET) for view in _views(reading)]}
     except (QkvError, MemoryError):
         raise
     except Exception as error:
@@ -124,6 +131,14 @@ def _answer(models: Mapping[str, Read], shelf: Shelf, model: str, text: str) -> 
         print(f"qkv: {model} could not read a text: {error!r}", file=sys.stderr)
         raise QkvError(f"{model} could not read this: {type(error).__name__}: {str(error)[:300]}") from error
     return json.dumps(answer, separators=(",", ":")).encode()
+
+
+def _views(reading: Reading) -> list[View]:
+    views = list(reading.views())
+    if len(views) > 1:
+        return views
+    words = word_ranges(reading.text, reading.spans, reading.special)
+    return [replace(views[0], words=words, habits=habits(reading))]
 
 
 def _asked(body: bytes, models: Mapping[str, Read]) -> dict[str, str]:

@@ -32,17 +32,35 @@ const picture = (shaded, width, height) => {
   return canvas;
 };
 
+// A head as width × height cells, in a box of a canvas or of a drawing in SVG. The last few are kept as pictures.
+const pictures = new Map();
+const paintCells = (context, head, width, height, box) => {
+  if (context.cells) return context.cells(pool(head, width, height), width, height, box, (shade) => colour.css[shade]);
+  let kept = pictures.get(head);
+  if (kept?.width !== width || kept.height !== height || kept.colour !== colour) {
+    kept = { width, height, colour, image: picture(pool(head, width, height), width, height) };
+    if (pictures.size > 6) pictures.delete(pictures.keys().next().value);
+    pictures.set(head, kept);
+  }
+  context.imageSmoothingEnabled = false;
+  context.drawImage(kept.image, ...box);
+};
+
 const ratio = () => window.devicePixelRatio || 1;
 const rem = () => parseFloat(getComputedStyle(root).fontSize);
 const family = getComputedStyle(document.body).fontFamily;
 const resize = (canvas, width, height) => {
-  const r = ratio();
-  canvas.width = Math.round(width * r);
-  canvas.height = Math.round(height * r);
+  const r = ratio(), across = Math.round(width * r), down = Math.round(height * r);
+  if (canvas.width === across && canvas.height === down) return canvas.getContext("2d");
+  canvas.width = across;
+  canvas.height = down;
   canvas.style.width = `${canvas.width / r}px`;
   canvas.style.height = `${canvas.height / r}px`;
   return canvas.getContext("2d");
 };
+
+const ruler = make("canvas").getContext("2d");
+const font = (size, weight = 400) => `${weight} ${size}px ${family}`;
 
 const fitted = new Map();
 const shorten = (context, label, width) => {

@@ -14,8 +14,7 @@ const point = (place) => {
   const before = state.hover;
   if (before?.query === place?.query && before?.key === place?.key) return;
   state.hover = place;
-  drawMap();
-  drawRow();
+  drawView();
 };
 
 const pin = (place) => {
@@ -31,9 +30,9 @@ const pin = (place) => {
   };
   bring(at("tokens"), crossed || place.query >= 0 ? place.query : place.key);
   if (crossed) bring(at("keys-seen"), place.key);
-  drawMap();
-  drawRow();
+  drawView();
   announce(false);
+  source.moved();
 };
 
 const choose = async (layer, head, speak = true) => {
@@ -48,20 +47,24 @@ const choose = async (layer, head, speak = true) => {
   drawGrid();
   await headAt(view, chosen);
   if (view !== state.view || chosen !== index()) return;
-  drawMap();
-  drawRow();
+  drawView();
   if (speak) announce(true);
+  source.moved();
 };
 
-const show = async (view) => {
-  state.view = view;
+const named = (view) => {
   view.labels ??= view.tokens.map(visible);
   view.targets ??= view.keys?.map(visible) ?? view.labels;
+  return view;
+};
+
+const show = async (whole, [layer, head] = whole.start) => {
+  const view = (state.view = named(seenAs(named(whole))));
+  Object.assign(state, { layer, head, hover: null, scale: 0, picked: [] });
   const word = view.labels.findIndex((label) => !/^[[<].*[\]>]$/.test(label));
   state.pinned = { query: view.query ?? Math.max(0, word), key: -1 };
-  state.hover = null;
   at("sentence").replaceChildren(make("bdi", { textContent: view.title, title: view.title.slice(0, 2000) }));
-  at("views").value = String(page.views.indexOf(view));
+  at("views").value = String(page.views.indexOf(whole));
   const crossed = view.keys !== null;
   for (const [list, names] of [["tokens", view.labels], ["keys-seen", crossed ? view.targets : []]])
     at(list).replaceChildren(...names.map((label, i) => {
@@ -76,22 +79,22 @@ const show = async (view) => {
     }));
   at("keys-seen").hidden = !crossed || view.image !== null;
   at("image").hidden = view.image === null;
-  [state.layer, state.head] = view.start;
-  layout();
+  layTabs();
+  openTab(tabOf(view));
   explain();
-  await choose(...view.start, false);
+  await choose(layer, head, false);
   root.dataset.first ??= Math.round(performance.now());
   const waiting = view.packed.map((_, i) => i);
   await Promise.all(Array.from({ length: 6 }, async () => {
     while (waiting.length && view === state.view) {
       const i = waiting.shift();
       await headAt(view, i);
-      if (view === state.view) drawThumb(i);
+      if (view === state.view && active().beside) drawThumb(i);
     }
   }));
   if (view === state.view) {
     drawGrid();
-    root.dataset.drawn = page.views.indexOf(view);
+    root.dataset.drawn = page.views.indexOf(whole);
   }
 };
 
@@ -115,17 +118,24 @@ const say = () => {
   for (const part of ["layer", "head"]) { name(`${part}-back`, t.back[part]); name(`${part}-on`, t.on[part]); }
   at("keys-seen").setAttribute("aria-label", t.keysSeen);
   at("image").setAttribute("aria-label", t.image);
+  at("merge").title = t.mergeNote;
+  at("tabs").setAttribute("aria-label", t.views);
   name("in", t.zoomIn); name("out", t.zoomOut); name("fit", t.zoomFit);
   at("keys").replaceChildren(...t.keys.flatMap((part) =>
     typeof part === "string" ? [part] : part.flatMap((key, i) => [i ? " " : "", make("kbd", { textContent: key })])));
+};
+
+const merge = () => {
+  state.merged = !state.merged;
+  at("merge").setAttribute("aria-pressed", state.merged);
+  show(wholeOf(state.view), [state.layer, state.head]);
 };
 
 const redraw = () => {
   say();
   mix();
   explain();
+  layTabs();
   choose(state.layer, state.head, false);
-  map.picture = null;
-  drawMap();
-  drawRow();
+  drawView();
 };

@@ -4,6 +4,12 @@ const ramps = {
   light: { lightness: [1, 0.3], chroma: [0, 0.085, 0.15, 0.165, 0.12], hue: 264 },
   dark: { lightness: [0.215, 0.95], chroma: [0.025, 0.1, 0.145, 0.12, 0.045], hue: 262 },
 };
+// Several heads side by side, and the two signs of a number: hues that colour-blind people tell apart (Okabe and Ito).
+const several = {
+  light: ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9"],
+  dark: ["#56b4e9", "#e69f00", "#2bc79a", "#e08fc0", "#f0e442", "#5b8cff"],
+};
+const sides = { light: ["#c65500", "#0072b2"], dark: ["#f0a030", "#56b4e9"] };
 const fromOklch = (lightness, chroma, hue) => {
   const a = chroma * Math.cos((hue * Math.PI) / 180), b = chroma * Math.sin((hue * Math.PI) / 180);
   const [l, m, s] = [
@@ -23,7 +29,7 @@ const fromOklch = (lightness, chroma, hue) => {
 let colour = null;
 const mix = () => {
   const style = getComputedStyle(root);
-  const named = Object.fromEntries(["surface", "ink", "quiet", "line", "pick"].map((n) => [n, style.getPropertyValue(`--${n}`).trim()]));
+  const named = Object.fromEntries(["page", "surface", "ink", "quiet", "line", "pick"].map((n) => [n, style.getPropertyValue(`--${n}`).trim()]));
   const { lightness, chroma, hue } = ramps[root.dataset.theme];
   const shades = Array.from({ length: 256 }, (_, i) => {
     const t = i / 255, place = t * (chroma.length - 1), low = Math.min(Math.floor(place), chroma.length - 2);
@@ -35,7 +41,8 @@ const mix = () => {
   shades.forEach((shade, i) => bytes.set([...shade, 255], 4 * i));
   const dark = root.dataset.theme === "dark";
   colour = {
-    ...named, pixels: new Uint32Array(bytes.buffer), css: shades.map((shade) => `rgb(${shade.join(" ")})`),
+    ...named, pixels: new Uint32Array(bytes.buffer), css: shades.map((shade) => `rgb(${shade.join(",")})`),
+    several: several[root.dataset.theme], sides: sides[root.dataset.theme],
     on: (i) => ((dark ? i > 140 : i < 128) ? "#14161c" : "#ffffff"),
   };
 };

@@ -8,7 +8,7 @@ const turn = async ({ views, layer, head, language, theme, bare }) => {
   if (language) state.language = language;
   if (theme) root.dataset.theme = theme;
   root.dataset.kept = "";
-  const began = root.dataset.began;
+  const began = "began" in root.dataset;
   if (views) {
     page.views = views;
     if (began) {

@@ -12,32 +12,41 @@ const layoutGrid = () => {
   drawGrid();
 };
 
-const drawThumb = (i) => {
-  const head = state.view.ready?.[i], { context, cell, gap } = grid, r = ratio();
-  const x = Math.round((grid.left + (i % state.view.heads) * cell) * r);
-  const y = Math.round((grid.top + Math.floor(i / state.view.heads) * cell) * r);
-  const size = Math.round((cell - gap) * r), whole = Math.round(cell * r), line = Math.max(1, Math.round(r));
-  context.clearRect(x - 2 * line, y - 2 * line, whole, whole);
+const drawThumb = (i) => paintThumb(grid.context, i, ratio(), i === state.overHead);
+
+const paintThumb = (context, i, r, over) => {
+  const head = state.view.ready?.[i], { cell, gap } = grid, wide = state.view.heads;
+  const x = Math.round((grid.left + (i % wide) * cell) * r);
+  const y = Math.round((grid.top + Math.floor(i / wide) * cell) * r);
+  const size = Math.round((cell - gap) * r), line = Math.max(1, Math.round(r));
+  context.fillStyle = colour.page;
+  context.fillRect(x - 2 * line, y - 2 * line, size + 4 * line, size + 4 * line);
   context.fillStyle = colour.surface;
   context.fillRect(x, y, size, size);
-  if (head) {
+  if (head && context.cells) paintCells(context, head, size, size, [x, y, size, size]);
+  else if (head) {
     if (head.thumb?.size !== size) head.thumb = { size, shaded: pool(head, size, size) };
     context.drawImage(picture(head.thumb.shaded, size, size), x, y);
   }
-  const chosen = i === index();
-  context.strokeStyle = chosen ? colour.pick : i === state.overHead ? colour.quiet : colour.line;
-  context.lineWidth = chosen ? 2 * line : line;
-  const out = chosen ? line : line / 2;
+  const chosen = i === index(), mark = lines.colourOf(i);
+  context.strokeStyle = mark ?? (chosen ? colour.pick : over ? colour.quiet : colour.line);
+  context.lineWidth = chosen || mark ? 2 * line : line;
+  const out = chosen || mark ? line : line / 2;
   context.strokeRect(x - out, y - out, size + 2 * out, size + 2 * out);
 };
 
 const drawGrid = () => {
-  const { context, canvas, cell, gap } = grid, { layers, heads } = state.view, r = ratio(), unit = rem();
+  const { context, canvas } = grid;
   context.clearRect(0, 0, canvas.width, canvas.height);
-  context.font = `${unit * 0.75 * r}px ${family}`;
+  paintGrid(context, ratio());
+  canvas.setAttribute("aria-label", text().grid(state.view, state.layer, state.head));
+};
+
+const paintGrid = (context, r) => {
+  const { cell, gap } = grid, { layers, heads } = state.view, unit = rem();
+  context.font = font(unit * 0.75 * r);
   context.textBaseline = "middle";
-  const middle = (cell - gap) / 2;
-  const stride = Math.ceil((unit * 1.5) / cell);
+  const middle = (cell - gap) / 2, stride = Math.ceil((unit * 1.5) / cell);
   for (let head = 0; head < heads; head += stride) {
     context.fillStyle = head === state.head ? colour.pick : colour.quiet;
     context.textAlign = "center";
@@ -48,9 +57,8 @@ const drawGrid = () => {
     context.textAlign = "right";
     context.fillText(String(layer), (grid.left - unit * 0.45) * r, (grid.top + layer * cell + middle) * r);
   }
-  for (let i = 0; i < layers * heads; i++) if (i !== index()) drawThumb(i);
-  drawThumb(index());
-  canvas.setAttribute("aria-label", text().grid(state.view, state.layer, state.head));
+  for (let i = 0; i < layers * heads; i++) if (i !== index()) paintThumb(context, i, r, i === state.overHead);
+  paintThumb(context, index(), r);
 };
 
 const headUnder = (event) => {

@@ -1,26 +1,26 @@
 // The tokens beside the large map, and the way from a point to a cell.
 
-const drawLabels = ({ names, from, range, start, chosen, horizontal }, left, top) => {
-  const { context, canvas } = map, r = ratio(), unit = rem(), scale = state.scale;
+const paintLabels = (context, look, { names, from, range, start, chosen, horizontal }, left, top) => {
+  const { r, scale, width, height } = look, unit = rem();
   const size = Math.min(unit * 0.82 * r, Math.max(unit * 0.66 * r, scale * 0.78));
   const stride = Math.max(1, Math.ceil((size * 1.2) / scale));
-  const flat = horizontal && map.flat;
+  const flat = horizontal && look.flat;
   const space = (horizontal ? (flat ? scale : top) : left) - 0.7 * unit * r;
-  const length = horizontal ? canvas.width : canvas.height;
+  const length = horizontal ? width : height;
   const centreOf = (i) => {
     const centre = Math.round(start - from + (i + 0.5) * scale);
     return i * scale < from - 1 ? centre : Math.min(Math.max(centre, start + size * 0.5), Math.max(centre, length - size * 0.6));
   };
   const put = (i, picked) => {
-    context.font = `${picked ? 600 : 400} ${size}px ${family}`;
+    context.font = font(size, picked ? 600 : 400);
     const short = shorten(context, names[i], space), label = isolated(short);
     const stacked = horizontal && !flat && upright.test(short);
     const centre = centreOf(i);
     if (centre < start - scale / 2 || centre > length + scale / 2) return;
     context.save();
     context.beginPath();
-    if (horizontal) context.rect(left - size * 0.6, 0, canvas.width, top);
-    else context.rect(0, top - size * 0.6, left, canvas.height);
+    if (horizontal) context.rect(left - size * 0.6, 0, width, top);
+    else context.rect(0, top - size * 0.6, left, height);
     context.clip();
     context.translate(horizontal ? centre : left - 0.4 * unit * r, horizontal ? top - 0.4 * unit * r : centre);
     if (horizontal && !flat && !stacked) context.rotate(-Math.PI / 2);

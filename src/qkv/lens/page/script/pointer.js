@@ -9,7 +9,7 @@ const listen = () => {
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (move(event)) event.preventDefault();
-    else if (Object.hasOwn(press, event.key) && !event.target.matches("select")) press[event.key]();
+    else if (Object.hasOwn(press, event.key) && !event.target.matches("select, input")) press[event.key]();
     else if ((event.key === "Enter" || event.key === " ") && event.target.matches(".token")) {
       pin(placeOf(event.target));
       event.preventDefault();
@@ -22,10 +22,13 @@ const listen = () => {
     if (before !== state.overHead) drawThumb(index());
   });
   grid.canvas.addEventListener("pointerleave", () => { state.overHead = -1; drawGrid(); });
-  grid.canvas.addEventListener("click", (event) => { const under = headUnder(event); if (under) choose(under.layer, under.head); });
+  grid.canvas.addEventListener("click", (event) => {
+    const under = headUnder(event);
+    if (!under) return;
+    if (state.tab === "lines" && (event.ctrlKey || event.metaKey || event.shiftKey)) lines.toggle(under.layer * state.view.heads + under.head);
+    else choose(under.layer, under.head);
+  });
 
-  let frame = 0;
-  const soon = (draw) => { cancelAnimationFrame(frame); frame = requestAnimationFrame(draw); };
   map.scroll.addEventListener("scroll", () => soon(drawMap));
   map.canvas.addEventListener("pointermove", (event) => { if (event.pointerType === "mouse") soon(() => point(cellUnder(event))); });
   map.canvas.addEventListener("pointerleave", () => soon(() => point(null)));
@@ -67,6 +70,9 @@ const listen = () => {
   at("out").onclick = () => zoom(1 / 1.5);
   at("fit").onclick = () => zoom(0);
   at("views").onchange = (event) => show(page.views[Number(event.target.value)]);
+  at("merge").onclick = merge;
+  at("export-svg").onclick = () => save("svg");
+  at("export-png").onclick = () => save("png");
   at("language").onclick = () => { state.language = state.language === "en" ? "zh" : "en"; redraw(); };
   at("theme").onclick = () => { root.dataset.theme = root.dataset.theme === "dark" ? "light" : "dark"; root.dataset.kept = ""; redraw(); };
   const prefersDark = matchMedia("(prefers-color-scheme: dark)");
@@ -74,5 +80,5 @@ const listen = () => {
     if (!("kept" in root.dataset)) { root.dataset.theme = prefersDark.matches ? "dark" : "light"; redraw(); }
   });
   let resized = 0;
-  window.addEventListener("resize", () => { cancelAnimationFrame(resized); resized = requestAnimationFrame(() => { layout(true); drawRow(); }); });
+  window.addEventListener("resize", () => { cancelAnimationFrame(resized); resized = requestAnimationFrame(() => { layout(); drawView(); }); });
 };

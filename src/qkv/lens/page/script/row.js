@@ -26,7 +26,7 @@ const drawRow = () => {
   const crossed = state.view.keys !== null, own = ({ query, key }) => (crossed || query >= 0 ? query : key);
   colourTokens(at("tokens"), labels, own(shown), !crossed || !isRow, own(state.pinned));
   if (crossed) colourTokens(at("keys-seen"), targets, shown.key, isRow, state.pinned.key);
-  drawImage(values, isRow, shade);
+  drawImage();
 
   const best = strongest(values, 10), most = best[0][0] || 1;
   at("bars").replaceChildren(...best.map(([value, i]) => {

@@ -16,19 +16,25 @@ const decode = async (view, index) => {
     numbers = new Uint16Array(size);
     for (let i = 0; i < size; i++) numbers[i] = planes[i] | (planes[size + i] << 8);
   }
-  const step = view.steps[index];
-  const top = view.peaks[index] || 1;
-  const shades = new Uint8Array(planes.length === 2 * size ? 65536 : 256);
-  for (let i = 0; i < shades.length; i++) shades[i] = Math.round(255 * Math.sqrt(Math.min(1, (i * step) / top)));
-  return { numbers, step, top, shades, queries, keys };
+  const head = { numbers, step: view.steps[index], top: view.peaks[index] || 1, queries, keys };
+  return withShades(head, planes.length === 2 * size ? 65536 : 256);
 };
 
-// Where heads come from: here, what the page holds. A page that asks a server puts its own functions in.
-const source = { head: (view, layer, head) => decode(view, layer * view.heads + head) };
+// The shade of every number that can occur: the square root of its share of the head's top.
+const withShades = (head, count) => {
+  const shades = new Uint8Array(count);
+  for (let i = 0; i < count; i++) shades[i] = Math.round(255 * Math.sqrt(Math.min(1, (i * head.step) / head.top)));
+  return { ...head, shades };
+};
+
+// Where heads come from: here, what the page holds. A page that asks a server puts its own functions in. `moved` hears
+// that another head or cell was opened.
+const source = { head: (view, layer, head) => decode(view, layer * view.heads + head), moved() {} };
 
 const headAt = (view, index) => {
   view.decoded ??= [];
-  view.decoded[index] ??= source.head(view, Math.floor(index / view.heads), index % view.heads).then((head) => ((view.ready ??= [])[index] = head));
+  const ask = () => view.head?.(index) ?? source.head(view, Math.floor(index / view.heads), index % view.heads);
+  view.decoded[index] ??= ask().then((head) => ((view.ready ??= [])[index] = head));
   return view.decoded[index];
 };
 const index = () => state.layer * state.view.heads + state.head;

@@ -22,7 +22,7 @@ const reveal = ({ query, key }) => {
     into(scroll.scrollLeft, key, scroll.clientWidth - map.left), into(scroll.scrollTop, query, scroll.clientHeight - map.top));
 };
 
-const layout = (keep) => {
-  layoutMap(keep);
-  layoutGrid();
+const layout = () => {
+  active().layout?.();
+  if (active().beside) layoutGrid();
 };

@@ -1,0 +1,3 @@
+// What a page that is a file does once it is read.
+
+begin().catch(broken);

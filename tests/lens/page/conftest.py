@@ -1,0 +1,48 @@
+"""A browser for the page, which must stay calm: no complaint, no dialog, and nothing asked of a network."""
+
+import shutil
+
+import pytest
+
+from qkv.lens.page import write_page
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
+
+
+@pytest.fixture(scope="session")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no chromium on the path")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser, tmp_path):
+    """Open the page of some views; afterwards nothing went wrong in it and it asked for nothing."""
+    complaints, asked, contexts = [], [], []
+
+    def open_page(views, title="A model", budget=2_850_000, **context):
+        path = tmp_path / "page.html"
+        write_page(path, views, title=title, subtitle=title, budget=budget)
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, "locale": "en-US", **context})
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(10_000)
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(path.as_uri())
+        page.wait_for_selector("html[data-drawn]")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert complaints == []
+    assert [address for address in asked if not address.startswith(("file:", "data:,", "blob:"))] == []
