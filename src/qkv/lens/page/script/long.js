@@ -90,12 +90,12 @@ const paint = (tile) => {
 
 const nameOf = (level, row, column) => `${place.layer}/${place.head}/${level}/${row}/${column}`;
 const fetchTile = async ([level, row, column]) => {
-  const name = nameOf(level, row, column);
-  let map = info;
+  const name = nameOf(level, row, column), map = opened;
+  let failed = false;
   asked.add(name);
   try {
     const content = await source.tile(name, `${level}/${row}/${column}`);
-    if (map !== info) return;
+    if (map !== opened) return;
     tiles.delete(name);
     tiles.set(name, unpack(content));
     if (tiles.size > MOST_TILES) tiles.delete(tiles.keys().next().value);
@@ -103,13 +103,13 @@ const fetchTile = async ([level, row, column]) => {
     soon();
   } catch (error) {
     // It is asked for again when something moves.
-    if (map !== info) return;
-    map = null;
+    failed = true;
+    if (map !== opened) return;
     at("broken").textContent = text().broken + error.message;
     at("broken").hidden = false;
   } finally {
     asked.delete(name);
-    if (map && map === info) fill();
+    if (!failed) fill();
   }
 };
 
@@ -145,12 +145,15 @@ const fill = () => {
 const drawTile = (level, row, column) => {
   const tile = tiles.get(nameOf(level, row, column));
   if (!tile) return;
-  if (tile.theme !== root.dataset.theme) Object.assign(tile, { theme: root.dataset.theme, drawn: paint(tile) });
+  if (tile.theme !== root.dataset.theme || tile.peak !== info.peak)
+    Object.assign(tile, { theme: root.dataset.theme, peak: info.peak, drawn: paint(tile) });
   const r = ratio(), span = SIDE * 2 ** level, side = 2 ** level;
   // The last pixel of a side may stand for fewer pairs than the others.
   const right = Math.min(info.keys, column * span + tile.columns * side), bottom = Math.min(info.queries, row * span + tile.rows * side);
   const x = (left + (column * span - place.x) * place.scale) * r, y = (upper + (row * span - place.y) * place.scale) * r;
   const wide = (right - column * span) / side, high = (bottom - row * span) / side;
+  // Pixels of a fraction of the screen's would make a pattern of their own.
+  context.imageSmoothingEnabled = side * place.scale * r < 3;
   context.drawImage(tile.drawn, 0, 0, wide, high, x, y, wide * side * place.scale * r, high * side * place.scale * r);
 };
 
@@ -163,7 +166,6 @@ const draw = () => {
   context.beginPath();
   context.rect(left * r, upper * r, width * r, height * r);
   context.clip();
-  context.imageSmoothingEnabled = false;
   for (let coarse = info.levels - 1; coarse >= level; coarse--) seen(coarse).forEach((tile) => drawTile(...tile));
   if (place.pointer) {
     const cell = under(place.pointer);
@@ -181,8 +183,8 @@ const draw = () => {
   context.fillStyle = colour.quiet;
   context.textAlign = "right";
   context.textBaseline = "alphabetic";
-  context.fillText(text().key, (left - 0.5 * unit) * r, (upper - 1.5 * unit) * r);
-  context.fillText(text().query, (left - 0.5 * unit) * r, (upper - 0.45 * unit) * r);
+  context.fillText(text().key, (left - 0.5 * unit) * r, (upper - 2.4 * unit) * r);
+  context.fillText(text().query, (left - 0.5 * unit) * r, (upper - 1.35 * unit) * r);
   explain(level);
   read();
 };
