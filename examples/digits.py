@@ -13,7 +13,7 @@ import torch
 from examples.runs import keep, spread, train_seconds, trained
 from qkv import load_model
 from qkv.text.digits import scene
-from qkv.training.tasks.caption import caption, looks, on_digits
+from qkv.training.tasks.caption import looks, on_digits, read_digits
 
 COUNT = 1000
 
@@ -22,7 +22,7 @@ def read(run: str) -> tuple[float, float]:
     """Give the share of scenes read without a mistake, and how much of the attention was on the digit read."""
     model = load_model(f"{run}/model")
     scenes = [scene(number, seed=1000, held_out=True) for number in range(COUNT)]
-    said = caption(model, torch.stack([one.image for one in scenes]))
+    said = read_digits(model, torch.stack([one.image for one in scenes]))
     right = sum(row == list(one.digits) for row, one in zip(said, scenes, strict=True))
     return right / COUNT, float(on_digits(looks(model, scenes), scenes).mean())
 

@@ -65,6 +65,13 @@ def attend_with_map(
     return output, make_map(call, summary)
 
 
+class Attends:
+    """A module that attends by `self.attend` and `self.attend_with_map`; a lens shadows them on the instance."""
+
+    attend = staticmethod(attend)
+    attend_with_map = staticmethod(attend_with_map)
+
+
 def attention_map(
     query: Float[Tensor, "*batch heads queries dim"],
     key: Float[Tensor, "*batch key_heads keys key_dim"],

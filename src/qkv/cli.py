@@ -129,7 +129,10 @@ def train(
     kind: Annotated[str, typer.Argument(metavar="bert|gpt|translate|caption", help="What to train.")],
     data: Annotated[
         str | None,
-        typer.Argument(metavar="[DATA]", help="A file, a folder or datasets:NAME; left out, what this machine has."),
+        typer.Argument(
+            metavar="[DATA]",
+            help="A file, a folder or datasets:NAME; caption: a table; left out, what this machine has.",
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(metavar="RUN", help="The run's folder: new, unless --resume is given.")] = ...,  # type: ignore[assignment]
     preset: Annotated[str, typer.Option(help="quick (about 2 minutes on 2 cores), small or base.")] = "quick",
@@ -151,7 +154,8 @@ def train(
         str | None, typer.Option(help="gpt: learned (GPT-2's), sinusoidal, rotary, alibi or none.")
     ] = None,
     tokenizer: Annotated[
-        str | None, typer.Option(metavar="bpe|wordpiece|unigram|characters|FOLDER", help="How text becomes tokens.")
+        str | None,
+        typer.Option(metavar="bpe|wordpiece|unigram|characters|words|FOLDER", help="How text becomes tokens."),
     ] = None,
     objective: Annotated[str | None, typer.Option(help="bert: hide tokens, words or spans.")] = None,
     next_sentence: Annotated[bool, typer.Option("--next-sentence", help="bert: also tell what follows.")] = False,
@@ -159,6 +163,7 @@ def train(
         str | None, typer.Option(help="translate: a recurrent model's, none, additive, dot, …; caption: soft or hard.")
     ] = None,
     cell: Annotated[str | None, typer.Option(help="translate: gru or lstm, with --attention.")] = None,
+    pixels: Annotated[int | None, typer.Option(help="caption: the side of your pictures as it sees them.")] = None,
     start: Annotated[
         str | None, typer.Option(metavar="RUN", help="caption: begin with the weights of another run.")
     ] = None,
@@ -179,6 +184,7 @@ def train(
     choices = {
         "tokenizer": tokenizer, "position_kind": position_kind, "objective": objective,
         "next_sentence": next_sentence or None, "attention": attention, "cell": cell, "start": start,
+        "pixels": pixels,
     }  # fmt: skip
     loop = {
         "seed": seed, "precision": precision, "accumulate": accumulate, "workers": workers, "tensorboard": tensorboard,

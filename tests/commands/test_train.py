@@ -75,7 +75,16 @@ def test_nothing_is_overwritten(qkv, corpus):
             "train gpt: --position-kind must be one of learned, sinusoidal,",
         ),
         (["bert", "--out", "run", "--tokenizer", "bpe"], "train: --tokenizer must be wordpiece, or a folder with one"),
-        (["caption", "x", "--out", "run"], "train caption: DATA must be left out; got 'x'"),
+        (["caption", "x", "--out", "run"], "read_pairs: x must be a file or a folder; got No such"),
+        (["caption", "x", "--out", "run", "--pixels", "30"], "train caption: --pixels must be a multiple of 4; got 30"),
+        (
+            ["caption", "--out", "run", "--pixels", "32"],
+            "train caption: --pixels must be left out without DATA; got 32",
+        ),
+        (
+            ["caption", "x", "--out", "run", "--tokenizer", "unigram"],
+            "train: --tokenizer must be words, bpe or characters, or a folder with one; got 'unigram'",
+        ),
         (["gpt", "--out", "run", "--resume"], "must be a run, with its run.json; got nothing"),
     ],
 )

@@ -9,6 +9,7 @@ from small import TINY
 
 from qkv.models.bert import Bert
 from qkv.models.pretrained import load_model
+from qkv.text.digits import scene
 
 # Typer gives None where the shape checks want what is written.
 pytestmark = pytest.mark.unhooked
@@ -98,6 +99,28 @@ def test_caption(qkv, tmp_path, attention):
     assert qkv("caption", "run", "noise.png")[0] == 0
     (tmp_path / "no.png").write_text("no picture")
     status, _, err = qkv("caption", "run", "no.png")
-    assert status == 1 and "caption: IMAGE must be a picture; got 'no.png'" in err
+    assert status == 1 and "read_picture: no.png must be a picture; got cannot identify image file" in err
     status, _, err = qkv("caption", "run")
     assert status == 1 and "caption: IMAGE must be given, or --scene NUMBER in its place; got neither" in err
+
+
+def test_caption_of_pictures_of_ones_own(qkv, tmp_path):
+    pytest.importorskip("sklearn", reason="scikit-learn is an extra")
+    image = pytest.importorskip("PIL.Image", reason="pillow is an extra")
+    lines = []
+    for number in range(60):
+        one = scene(number)
+        image.fromarray((255 * one.image[0]).byte().numpy()).save(tmp_path / f"{number}.png")
+        lines.append(f"{number}.png\tI see {one.caption}.\n")
+    (tmp_path / "table.tsv").write_text("".join(lines))
+    status, _, err = qkv("train", "caption", "table.tsv", "--out", "run", *TINY, "--pixels", 32)
+    assert status == 0, err
+    assert "held-out pictures described word for word: “i see " in err
+    status, _, err = qkv("caption", "run", "3.png", "--see", "page.html")
+    assert status == 0, err
+    (view,) = views_of(tmp_path / "page.html")
+    assert (view["image"]["rows"], view["image"]["columns"]) == (8, 8) and len(view["tokens"]) >= 1
+    status, _, err = qkv("train", "caption", "--out", "run", "--resume")
+    assert status == 0, err
+    status, _, err = qkv("train", "caption", "table.tsv", "--out", "other", *TINY[:-4], "--positions", 4)
+    assert status == 1 and "train caption: captions must have at most 4 tokens; got" in err and "line" in err

@@ -5,7 +5,8 @@ import torch
 
 from qkv import errors
 from qkv.text import digits
-from qkv.text.digits import END, HEIGHT, SIZE, START, WIDTH, WORDS, DigitScenes, scene
+from qkv.text.digits import HEIGHT, SIZE, WIDTH, WORDS, DigitScenes, scene
+from qkv.text.pictures import END, START
 
 pytest.importorskip("sklearn", reason="scikit-learn is an extra")
 

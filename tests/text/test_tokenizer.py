@@ -9,7 +9,14 @@ import sys
 import pytest
 
 from qkv import errors
-from qkv.text.tokenizer import characters, load_tokenizer, train_byte_bpe, train_unigram, train_wordpiece
+from qkv.text.tokenizer import (
+    characters,
+    load_tokenizer,
+    train_byte_bpe,
+    train_unigram,
+    train_wordpiece,
+    words,
+)
 
 WORDS = [
     "[PAD]",
@@ -210,6 +217,17 @@ def test_a_token_for_each_character():
     assert tokenizer.get_vocab_size() == 9
 
 
+def test_a_token_for_each_frequent_word():
+    made = words(["The cat, the Dog", "a cat! 猫猫"], 99, special=("[PAD]", "[UNK]"), unknown="[UNK]")
+    # Those that stand there twice, the most frequent first, then by name.
+    assert sorted(made.get_vocab(), key=made.token_to_id) == ["[PAD]", "[UNK]", "cat", "the", "猫"]
+    assert made.encode("A CAT the dog").tokens == ["[UNK]", "cat", "the", "[UNK]"]
+    assert made.decode(made.encode("the cat").ids) == "the cat"
+    assert words(["a a b b"], 3, special=("[PAD]", "[UNK]"), unknown="[UNK]").get_vocab_size() == 3
+    # Where each stands once, all are kept.
+    assert words(["one two"], 9, special=("[UNK]",), unknown="[UNK]").encode("two").tokens == ["two"]
+
+
 def test_half_of_a_surrogate_pair_is_no_crash():
     text = "aa\ud800 aa"
     assert characters([text]).get_vocab_size() == 4
@@ -246,7 +264,9 @@ def test_another_process_trains_the_same():
         (train_unigram, {"vocabulary": 9999}, "vocabulary must be <= 27, all that the texts give; got 9999 (a"),
         (train_unigram, {"vocabulary": 9}, "vocabulary must be >= 24, the special tokens and characters; got 9"),
         (train_unigram, {"vocabulary": 9, "special": ()}, "special must hold a token for what is unknown; got none"),
-        (characters, {"special": ()}, "special must hold a token for what is unknown; got none"),
+        (characters, {"special": ()}, "special must hold [UNK], for what is unknown; got []"),
+        (words, {"vocabulary": 9, "special": ("[PAD]",), "unknown": "[UNK]"}, "special must hold [UNK], for what is"),
+        (words, {"vocabulary": 1, "special": ("[UNK]",), "unknown": "[UNK]"}, "vocabulary must be >= 2, the special"),
     ],
 )
 def test_what_cannot_be_trained(train, options, message):

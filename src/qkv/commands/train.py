@@ -10,7 +10,8 @@ import torch
 from qkv.commands.trained import load
 from qkv.errors import ArgumentError, must
 from qkv.folders import find_folder
-from qkv.models.captioner import Captioner
+from qkv.models.captioner import SHRINK, Captioner
+from qkv.text import pictures
 from qkv.text.tokenizer import (
     END,
     END_OF_TEXT,
@@ -20,9 +21,10 @@ from qkv.text.tokenizer import (
     train_byte_bpe,
     train_unigram,
     train_wordpiece,
+    words,
 )
 from qkv.training.loop import Outcome, train
-from qkv.training.prepared import Makes, prepare_pairs, prepare_texts
+from qkv.training.prepared import Makes, prepare_pairs, prepare_pictures, prepare_texts
 from qkv.training.recipe import Recipe
 from qkv.training.run import open_run
 from qkv.training.tasks import bert, caption, gpt, translate
@@ -33,9 +35,12 @@ CHOICES: dict[str, dict[str, tuple[str, ...] | None]] = {
     "bert": {"objective": bert.OBJECTIVES, "next_sentence": None, "tokenizer": None},
     "gpt": {"tokenizer": None, "position_kind": tuple(gpt.POSITIONS)},
     "translate": {"attention": tuple(translate.ATTENTIONS), "cell": tuple(translate.CELLS), "tokenizer": None},
-    "caption": {"attention": tuple(caption.ATTENTIONS), "start": None},
+    "caption": {"attention": tuple(caption.ATTENTIONS), "start": None, "tokenizer": None, "pixels": None},
 }
 """What each kind can be told beside its numbers, and the names that are known."""
+
+PIXELS = 64
+"""The side of a picture as a captioner sees it, where a user's own are given."""
 
 
 def begin(
@@ -87,13 +92,7 @@ def make_task(
     """Make the corpus ready and the model, drawn by the seed; give the task, and the name of the corpus."""
     others = {name: value for name, value in choices.items() if name != "tokenizer"}
     if kind == "caption":
-        if data is not None:
-            rule, fix = "be left out", "scenes of handwritten digits are what it learns from in this version"
-            raise ArgumentError(must("train caption", "DATA", rule, repr(data), fix))
-        if begun := others.get("start"):
-            others["start"], _ = load("train caption", begun, Captioner)
-        torch.manual_seed(seed)
-        return caption.CaptionTask(recipe, **others, seed=seed), None
+        return _caption_task(data, recipe, choices, seed)
     name = choices.get("tokenizer") or {"bert": "wordpiece", "gpt": "bpe"}.get(kind, "bpe" if data else "characters")
     make = _maker(kind, name, recipe.vocabulary)
     how = f"{kind} {name} {recipe.vocabulary}"
@@ -111,19 +110,59 @@ def make_task(
     return makes(recipe, prepared.tokenizer, *parts, **others, seed=seed), prepared.identity
 
 
+def _caption_task(data: str | None, recipe: Recipe, choices: Mapping[str, Any], seed: int) -> tuple[Any, str | None]:
+    """Make a captioner of a user's pictures, or of digits."""
+    others = {name: value for name, value in choices.items() if name not in ("tokenizer", "pixels")}
+    album = identity = None
+    if data is None:
+        for name in ("tokenizer", "pixels"):
+            if name in choices:
+                option, fix = f"--{name}", "scenes of digits have words and a size of their own"
+                raise ArgumentError(must("train caption", option, "be left out without DATA", choices[name], fix))
+    else:
+        side, name = choices.get("pixels", PIXELS), choices.get("tokenizer", "words")
+        if side < SHRINK or side % SHRINK:
+            raise ArgumentError(must("train caption", "--pixels", f"be a multiple of {SHRINK}", side))
+        how = f"caption {name} {recipe.vocabulary}"
+        prepared = prepare_pictures(data, _maker("caption", name, recipe.vocabulary), how, side, side)
+        album, identity = caption.PictureAlbum(recipe, prepared, seed), prepared.identity
+    if begun := others.get("start"):
+        others["start"], _ = load("train caption", begun, Captioner)
+    torch.manual_seed(seed)
+    return caption.CaptionTask(recipe, album, **others, seed=seed), identity
+
+
 def _maker(kind: str, name: str, vocabulary: int) -> Makes:
     """Give what makes the tokenizer: a kind by its name, or one that is in a folder."""
-    special = {"gpt": (END_OF_TEXT,), "translate": ("[UNK]", START, END)}
-    if name == "bpe" and kind != "bert":
-        return lambda texts: train_byte_bpe(texts, vocabulary, special=special[kind])
-    if name == "characters" and kind != "bert":
-        return lambda texts: characters(texts, special=("[UNK]", START, END) if kind == "translate" else ("[UNK]",))
-    if name == "unigram" and kind == "translate":
-        return lambda texts: train_unigram(texts, vocabulary)
-    if name == "wordpiece" and kind == "bert":
-        return lambda texts: train_wordpiece(texts, vocabulary, lowercase=True, alphabet=vocabulary // 4)
-    if name in ("bpe", "characters", "unigram", "wordpiece"):
-        fits = {"bert": "wordpiece", "gpt": "bpe or characters", "translate": "bpe, characters or unigram"}[kind]
+
+    def bpe(*special: str) -> Makes:
+        return lambda texts: train_byte_bpe(texts, vocabulary, special=special)
+
+    def letters(*special: str) -> Makes:
+        return lambda texts: characters(texts, special=special, unknown="[UNK]")
+
+    captions = (*pictures.SPECIAL, "[UNK]")
+    known: dict[str, dict[str, Makes]] = {
+        "bert": {
+            "wordpiece": lambda texts: train_wordpiece(texts, vocabulary, lowercase=True, alphabet=vocabulary // 4)
+        },
+        "gpt": {"bpe": bpe(END_OF_TEXT), "characters": letters("[UNK]")},
+        "translate": {
+            "bpe": bpe("[UNK]", START, END),
+            "characters": letters("[UNK]", START, END),
+            "unigram": lambda texts: train_unigram(texts, vocabulary),
+        },
+        "caption": {
+            "words": lambda texts: words(texts, vocabulary, special=captions, unknown="[UNK]"),
+            "bpe": bpe(*captions),
+            "characters": letters(*captions),
+        },
+    }
+    if name in known[kind]:
+        return known[kind][name]
+    if any(name in makers for makers in known.values()):
+        *others, last = known[kind]
+        fits = f"{', '.join(others)} or {last}" if others else last
         raise ArgumentError(must("train", "--tokenizer", f"be {fits}, or a folder with one", repr(name)))
     folder = find_folder(name, "train")
     return lambda texts: load_tokenizer(folder)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from qkv.attention import attend, attend_with_map
+from qkv.attention import Attends
 from qkv.core.card import Card
 from qkv.core.checks import check_dtype, check_width
 from qkv.core.map import AttentionMap
@@ -16,7 +16,7 @@ from qkv.mechanisms.one_head import check_widths, pairs_seen, with_head
 from qkv.scores.additive import Additive
 
 
-class Bahdanau(nn.Module):
+class Bahdanau(Attends, nn.Module):
     """The context c_i = Σⱼ α_ij h_j, where α_i is the softmax of e_ij = v · tanh(W s_{i−1} + U h_j).
 
     The query is the decoder's state before it makes word i, the memory the annotations h.
@@ -43,7 +43,7 @@ class Bahdanau(nn.Module):
         Raises: ShapeError, KindError for what does not fit.
         """
         one, annotations = with_head("Bahdanau", query=query, memory=memory)
-        return attend(one, annotations, annotations, score=self.score, mask=mask).squeeze(-3)
+        return self.attend(one, annotations, annotations, score=self.score, mask=mask).squeeze(-3)
 
     def with_map(
         self,
@@ -54,7 +54,7 @@ class Bahdanau(nn.Module):
     ) -> tuple[Float[Tensor, "*batch queries memory_width"], AttentionMap]:
         """Give the contexts and the map of α, which has one head."""
         one, annotations = with_head("Bahdanau", query=query, memory=memory)
-        context, seen = attend_with_map(one, annotations, annotations, score=self.score, mask=mask)
+        context, seen = self.attend_with_map(one, annotations, annotations, score=self.score, mask=mask)
         return context.squeeze(-3), seen
 
     def read(
@@ -76,7 +76,7 @@ class Bahdanau(nn.Module):
             real = pairs_seen("Bahdanau.read", memory[..., :1, :], memory, mask).any(-2)
             annotations = torch.where(real[..., None, :, None], annotations, 0)
         read = nn.functional.linear(annotations, self.score.weight[:, self.score.query_width :])
-        return Annotations(annotations, read, mask, self.score)
+        return Annotations(annotations, read, mask, self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,20 +86,21 @@ class Annotations:
     memory: Float[Tensor, "*batch 1 keys memory_width"]
     key: Float[Tensor, "*batch 1 keys hidden"]
     mask: Mask | None
-    score: Additive
+    attention: Bahdanau
 
     def __call__(self, query: Float[Tensor, "*batch queries query_width"]) -> Float[Tensor, "*batch queries width"]:
         """Give the contexts."""
         one, _ = with_head("Annotations", query=query, memory=self.memory.squeeze(-3))
-        return attend(one, self.key, self.memory, score=_OneSided(self.score), mask=self.mask).squeeze(-3)
+        score = _OneSided(self.attention.score)
+        return self.attention.attend(one, self.key, self.memory, score=score, mask=self.mask).squeeze(-3)
 
     def with_map(
         self, query: Float[Tensor, "*batch queries query_width"]
     ) -> tuple[Float[Tensor, "*batch queries width"], AttentionMap]:
         """Give the contexts and the map of α."""
         one, _ = with_head("Annotations", query=query, memory=self.memory.squeeze(-3))
-        score = _OneSided(self.score)
-        context, seen = attend_with_map(one, self.key, self.memory, score=score, mask=self.mask)
+        score = _OneSided(self.attention.score)
+        context, seen = self.attention.attend_with_map(one, self.key, self.memory, score=score, mask=self.mask)
         return context.squeeze(-3), seen
 
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from qkv.attention import attend, attend_with_map
+from qkv.attention import Attends
 from qkv.core.card import Card
 from qkv.core.checks import check_dtype, check_whole, check_width
 from qkv.core.map import AttentionMap
@@ -18,7 +18,7 @@ from qkv.scores.dot import dot
 from qkv.selections.soft import exp_above, level
 
 
-class LocalMonotonic(nn.Module):
+class LocalMonotonic(Attends, nn.Module):
     """Local-m: query t attends to the window [t − D, t + D] of the memory, as if source and target ran side by side.
 
     A window that reaches over an end is cut there; one without a single position that the mask shows gives 0.
@@ -46,7 +46,8 @@ class LocalMonotonic(nn.Module):
         Raises: ShapeError, KindError for what does not fit.
         """
         one, states = with_head("LocalMonotonic", query=query, memory=memory)
-        return attend(one, states, states, score=self.score, mask=self._window(mask, position)).squeeze(-3)
+        near = self._window(mask, position)
+        return self.attend(one, states, states, score=self.score, mask=near).squeeze(-3)
 
     def with_map(
         self,
@@ -58,7 +59,8 @@ class LocalMonotonic(nn.Module):
     ) -> tuple[Float[Tensor, "*batch queries memory_width"], AttentionMap]:
         """Give the contexts and the map of the weights, which has one head."""
         one, states = with_head("LocalMonotonic", query=query, memory=memory)
-        context, seen = attend_with_map(one, states, states, score=self.score, mask=self._window(mask, position))
+        near = self._window(mask, position)
+        context, seen = self.attend_with_map(one, states, states, score=self.score, mask=near)
         return context.squeeze(-3), seen
 
     def _window(self, mask: Mask | Tensor | None, position: int | Tensor) -> Mask:
@@ -71,7 +73,7 @@ class LocalMonotonic(nn.Module):
         return f"reach={self.reach}"
 
 
-class LocalPredictive(nn.Module):
+class LocalPredictive(Attends, nn.Module):
     """Local-p: each query predicts the place p_t of its window, and what lies off that place counts for less.
 
     p_t = S · sigmoid(v · tanh(W_p h_t)); a_t(s) = align(h_t, h̄_s) · exp(−(s − p_t)² / 2σ²), σ = D/2, for the positions
@@ -122,7 +124,7 @@ class LocalPredictive(nn.Module):
         columns = torch.arange(memory.shape[-2], device=memory.device)
         # Written so that a place that is NaN hides nothing: its row becomes NaN, not 0.
         far = (columns - centre.detach()[..., None]).abs() > self.reach
-        context, found = attend_with_map(
+        context, found = self.attend_with_map(
             one,
             states,
             states,

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from qkv.attention import attend, attend_with_map
+from qkv.attention import Attends
 from qkv.core.card import Card
 from qkv.core.checks import check_dtype, check_width
 from qkv.core.map import AttentionMap
@@ -21,7 +21,7 @@ from qkv.scores.bilinear import Bilinear
 from qkv.scores.dot import dot
 
 
-class GlobalAttention(nn.Module):
+class GlobalAttention(Attends, nn.Module):
     """The context c_t = Σₛ softmax(score(h_t, h̄))ₛ h̄_s over the whole memory.
 
     The paper's scores are `dot()`, `Bilinear` ("general"), `Concat` and `Location`; any other will do.
@@ -43,7 +43,7 @@ class GlobalAttention(nn.Module):
     ) -> Float[Tensor, "*batch queries memory_width"]:
         """Give the contexts. Raises: ShapeError, KindError for what does not fit."""
         one, states = with_head("GlobalAttention", query=query, memory=memory)
-        return attend(one, states, states, score=self.score, mask=mask).squeeze(-3)
+        return self.attend(one, states, states, score=self.score, mask=mask).squeeze(-3)
 
     def with_map(
         self,
@@ -54,7 +54,7 @@ class GlobalAttention(nn.Module):
     ) -> tuple[Float[Tensor, "*batch queries memory_width"], AttentionMap]:
         """Give the contexts and the map of the weights, which has one head."""
         one, states = with_head("GlobalAttention", query=query, memory=memory)
-        context, seen = attend_with_map(one, states, states, score=self.score, mask=mask)
+        context, seen = self.attend_with_map(one, states, states, score=self.score, mask=mask)
         return context.squeeze(-3), seen
 
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from qkv.attention import attend, attend_with_map
+from qkv.attention import Attends
 from qkv.core.card import Card
 from qkv.core.checks import check_dense, check_dtype, check_part, check_rate, check_whole, check_width
 from qkv.core.map import AttentionMap
@@ -31,7 +31,7 @@ class Memory:
     value: Float[Tensor, "*batch key_heads keys value_dim"]
 
 
-class MultiHead(nn.Module):
+class MultiHead(Attends, nn.Module):
     """Attend in several heads: output([headₕ]ₕ), headₕ = attend(Wₕq x, Wₕk m, Wₕv m), m being x itself or a memory.
 
     Each head projects the whole embedding, to `dim` features (width / heads by default). With fewer `key_heads` than
@@ -114,7 +114,7 @@ class MultiHead(nn.Module):
         """
         with _unchanged_on_error(cache):
             query, key, value, mask = self._make_heads(x, memory, mask, cache)
-            heads = attend(query, key, value, bias=bias, mask=mask, **self._choices)
+            heads = self.attend(query, key, value, bias=bias, mask=mask, **self._choices)
             return self.output(_from_heads(heads))
 
     def with_map(
@@ -134,7 +134,7 @@ class MultiHead(nn.Module):
             query, key, value, mask = self._make_heads(x, memory, mask, cache)
             # A cache is written in place, and a map keeps its key.
             key = key if cache is None else key.clone()
-            heads, seen = attend_with_map(query, key, value, bias=bias, mask=mask, **self._choices)
+            heads, seen = self.attend_with_map(query, key, value, bias=bias, mask=mask, **self._choices)
             return self.output(_from_heads(heads)), seen
 
     def read(self, memory: Float[Tensor, "*batch keys memory_width"]) -> Memory:

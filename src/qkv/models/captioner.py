@@ -6,7 +6,7 @@ Paper: Xu et al. 2015, arXiv:1502.03044 (Show, Attend and Tell).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
@@ -146,7 +146,7 @@ class Captioning:
         self.weights = [row[rows] for row in self.weights]
         if self.annotations is not None:
             before = self.annotations
-            self.annotations = Annotations(before.memory[rows], before.key[rows], before.mask, before.score)
+            self.annotations = replace(before, memory=before.memory[rows], key=before.key[rows])
 
 
 class Captioner(nn.Module):

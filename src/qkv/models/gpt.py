@@ -116,6 +116,9 @@ class Gpt(nn.Module):
     Raises: KindError for choices that are none.
     """
 
+    rows_of_kernels = MOST_ROWS
+    """Rows up to which kernels take a step, past the modules; a lens, which looks at modules, has 0 here."""
+
     def __init__(
         self,
         config: GptConfig,
@@ -242,7 +245,7 @@ class Gpt(nn.Module):
                 head, norm = self.tokens.weight, self.norm
                 plain = bias_of(self.places) is None and refuses(list(self.layers), norm, head) is None
                 state.steps = Steps(list(self.layers), cast(nn.LayerNorm, norm), head) if plain else False
-            if state.steps and tokens.shape[1] == 1 and tokens.shape[0] <= MOST_ROWS:
+            if state.steps and tokens.shape[1] == 1 and tokens.shape[0] <= self.rows_of_kernels:
                 x, _, _ = self._embed(tokens, None, None, caches)
                 return state.steps(x[:, 0], state.caches)
             hidden = self(tokens, caches=caches)

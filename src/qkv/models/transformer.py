@@ -171,6 +171,9 @@ class Transformer(nn.Module):
     Raises: KindError for choices that are none.
     """
 
+    rows_of_kernels = MOST_ROWS
+    """Rows up to which kernels take a step, past the modules; a lens, which looks at modules, has 0 here."""
+
     def __init__(
         self,
         config: TransformerConfig,
@@ -275,7 +278,7 @@ class Transformer(nn.Module):
             if state.steps is None and seen:
                 parts = list(layers), self.decoder_norm, self.embedding.weight
                 state.steps = DecoderSteps(*parts) if bias is None and refuses(*parts) is None else False
-            if state.steps and tokens.shape[1] == 1 and tokens.shape[0] <= MOST_ROWS:
+            if state.steps and tokens.shape[1] == 1 and tokens.shape[0] <= self.rows_of_kernels:
                 return state.steps(x[:, 0], state.caches, state.memories, state.lengths)
             # A single token stands at the end, and sees everything.
             mask, cross_mask = None if tokens.shape[1] == 1 else causal(), padding(keys=state.lengths)

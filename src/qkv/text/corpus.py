@@ -104,7 +104,7 @@ class Texts:
     @property
     def identity(self) -> str:
         """A name that changes when a file, its size or its time does."""
-        return _identity(self.files, self.field, self.split.__qualname__)
+        return identity_of(self.files, self.field, self.split.__qualname__)
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,13 @@ class TextPairs:
     fields: tuple[str, str]
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
-        """Raises: FileError, naming the file and the line, where a pair has one side."""
+        return (pair for _, _, pair in self.with_places())
+
+    def with_places(self) -> Iterator[tuple[Path, str, tuple[str, str]]]:
+        """Give each pair with its file and where it stands there.
+
+        Raises: FileError, naming the file and the line, where a pair has one side.
+        """
         count = 0
         for file in self.files:
             lines = _Lines("read_pairs", file)
@@ -125,7 +131,8 @@ class TextPairs:
                     where = f"the fields {self.fields}" if _kind(file) in JSON else "two columns, a tab between them"
                     raise lines.error(f"hold text in {where}", got, number)
                 count += 1
-                yield encodable(pair[0]), encodable(pair[1])
+                where = f"line {number}" if isinstance(number, int) else number
+                yield file, where, (encodable(pair[0]), encodable(pair[1]))
         if not count:
             raise file_error("read_pairs", self.files[0], "hold pairs", "none")
 
@@ -142,7 +149,7 @@ class TextPairs:
     @property
     def identity(self) -> str:
         """A name that changes when a file, its size or its time does."""
-        return _identity(self.files, *self.fields)
+        return identity_of(self.files, *self.fields)
 
 
 @dataclass(frozen=True)
@@ -199,6 +206,12 @@ def encodable(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
+def identity_of(files: tuple[Path, ...], *options: object) -> str:
+    """Name files and what is made of them: another name when a file, its size or its time changes."""
+    found = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.blake2b(repr((found, options)).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
 def _find(function: str, path: Path, known: tuple[str, ...]) -> tuple[Path, ...]:
     """Give the files to read, sorted. Files of a folder that are empty, hidden or of another kind are passed over."""
     try:
@@ -230,11 +243,6 @@ def _with_sizes(files: tuple[Path, ...]) -> Iterator[tuple[Path, int]]:
     for file in files:
         yield file, before
         before += file.stat().st_size
-
-
-def _identity(files: tuple[Path, ...], *options: object) -> str:
-    found = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return hashlib.blake2b(repr((found, options)).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 class _Lines:

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from qkv.core.checks import check_whole
 from qkv.errors import UnsupportedError, must
-from qkv.text.batching import Pictures, Sequences, generator
+from qkv.text.batching import Pictures, generator
+from qkv.text.pictures import END, PADDING, SPECIAL, described
 
-PADDING, START, END = 0, 1, 2
-WORDS = ("[PAD]", "[START]", "[END]", *["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
+WORDS = (*SPECIAL, *["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
 """The words of a caption, by their token."""
 
 SIZE = 8
@@ -98,9 +98,8 @@ class DigitScenes:
 
     def __getitem__(self, step: int) -> Pictures:
         scenes = self.scenes(step)
-        target = Sequences.of(torch.tensor([START, *tokens_of(one)]) for one in scenes)
-        targets = torch.cat([torch.tensor([*tokens_of(one), END]) for one in scenes])
-        return Pictures(torch.stack([one.image for one in scenes]), target, targets)
+        images = torch.stack([one.image for one in scenes])
+        return described(images, [torch.tensor(tokens_of(one)) for one in scenes])
 
 
 def tokenizer() -> Tokenizer:

@@ -166,24 +166,55 @@ def train_unigram(
     return _check_reached("train_unigram", vocabulary, tokenizer)
 
 
-def characters(texts: Iterable[str], *, special: Sequence[str] = ("[UNK]",)) -> Tokenizer:
-    """Make a tokenizer with one token for each character of the texts. The first special token is unknown.
+def words(texts: Iterable[str], vocabulary: int, *, special: Sequence[str], unknown: str) -> Tokenizer:
+    """Make a tokenizer with one token for each of the most frequent words, in lower case.
 
-    Raises: ArgumentError if there is no special token, or the texts hold no character.
+    Punctuation and 汉字 stand alone. Other words, and those that stand there once, are the special token `unknown`. Few
+    words give a smaller vocabulary.
+
+    Raises: ArgumentError if `unknown` is no special token, if the vocabulary has room for those alone, or if the texts
+    hold no word.
     """
-    if not special:
-        raise ArgumentError(must("characters", "special", "hold a token for what is unknown", "none"))
+    _check_unknown("words", special, unknown)
+    _check_room("words", vocabulary, len(special) + 1, "special tokens and a word")
+    normalizer, cut = normalizers.BertNormalizer(lowercase=True, strip_accents=False), pre_tokenizers.BertPreTokenizer()
+    found = Counter(
+        word for text in map(encodable, texts) for word, _ in cut.pre_tokenize_str(normalizer.normalize_str(text))
+    )
+    if not found:
+        raise ArgumentError(must("words", "texts", "hold a word", "none"))
+    least = min(2, max(found.values()))
+    kept = sorted((word for word, count in found.items() if count >= least), key=lambda word: (-found[word], word))
+    names = [*special, *(word for word in kept if word not in special)][:vocabulary]
+    tokenizer = Tokenizer(WordLevel({word: index for index, word in enumerate(names)}, unk_token=unknown))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, cut
+    tokenizer.decoder = decoders.WordPiece(cleanup=True)
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in special])
+    return tokenizer
+
+
+def characters(texts: Iterable[str], *, special: Sequence[str] = ("[UNK]",), unknown: str = "[UNK]") -> Tokenizer:
+    """Make a tokenizer with one token for each character of the texts; others are the special token `unknown`.
+
+    Raises: ArgumentError if `unknown` is no special token, or the texts hold no character.
+    """
+    _check_unknown("characters", special, unknown)
     letters: set[str] = set()
     for text in map(encodable, texts):
         letters.update(text)
     if not letters:
         raise ArgumentError(must("characters", "texts", "hold a character", "none"))
     vocabulary = {token: index for index, token in enumerate([*special, *sorted(letters)])}
-    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=special[0]))
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=unknown))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     tokenizer.decoder = decoders.Fuse()
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in special])
     return tokenizer
+
+
+def _check_unknown(function: str, special: Sequence[str], unknown: str) -> None:
+    if unknown not in special:
+        raise ArgumentError(must(function, "special", f"hold {unknown}, for what is unknown", list(special)))
 
 
 def _repeated(words: Mapping[str, int]) -> Iterator[str]:

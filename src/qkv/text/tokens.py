@@ -13,7 +13,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from itertools import chain
 from os import PathLike
 from pathlib import Path
@@ -28,6 +27,7 @@ from torch import Tensor
 from qkv.errors import ArgumentError, FileError, must
 from qkv.files import whole_or_nothing
 from qkv.folders import file_error
+from qkv.text.bar import bar
 from qkv.text.corpus import encodable
 
 # The file: this mark, the tokens, zeros up to a multiple of 8, the documents' edges, what it is (JSON), how long that
@@ -225,7 +225,8 @@ def _encoded(texts: Iterable[str], tokenizer: Tokenizer, first: list[int], progr
     held: list[str] = []
     characters = done = 0
     measured = texts.measured() if isinstance(texts, Measured) else ((text, 0) for text in texts)
-    with _bar(texts, progress) as advance:
+    size = texts.size if isinstance(texts, Measured) else None
+    with bar("tokens", size, shown=progress) as advance:
         for text, read in chain(measured, [(None, -1)]):
             if text is not None:
                 held.append(encodable(text))
@@ -236,32 +237,6 @@ def _encoded(texts: Iterable[str], tokenizer: Tokenizer, first: list[int], progr
                 advance(done, sum(map(len, documents)))
                 yield documents
                 held, characters = [], 0
-
-
-@contextmanager
-def _bar(texts: Iterable[str], progress: bool) -> Iterator[Any]:
-    """Show how far the texts are read, how fast, and how long it will take."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("tokens"),
-        BarColumn(),
-        TextColumn("{task.fields[tokens]:,} tokens, {task.fields[rate]:,}/s"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not (progress and console.is_terminal), transient=True) as bar:
-        size = texts.size if isinstance(texts, Measured) else None
-        task, begin, total = bar.add_task("", total=size, tokens=0, rate=0), time.monotonic(), 0
-
-        def advance(read: int, tokens: int) -> None:
-            nonlocal total
-            total += tokens
-            rate = round(total / max(time.monotonic() - begin, 1e-3))
-            bar.update(task, completed=read, tokens=total, rate=rate)
-
-        yield advance
 
 
 def _write(file: BinaryIO, batches: Iterator[list[list[int]]], tokenizer: Tokenizer, about: dict[str, Any]) -> None:

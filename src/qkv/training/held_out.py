@@ -8,6 +8,11 @@ SHARE = 20
 """One source in so many is held out, with all its translations."""
 
 
+def is_held_out(source: str) -> bool:
+    """Say whether a source is held out, by what it says alone."""
+    return int.from_bytes(_digest(source)[:4], "little") % SHARE == 0
+
+
 @dataclass(frozen=True)
 class PairsPart:
     """The pairs that are held out, or those that are not, read anew each time; each pair once.
@@ -24,18 +29,14 @@ class PairsPart:
     def __iter__(self) -> Iterator[tuple[str, str]]:
         kept_back: set[bytes] = set()
         for pair in self.pairs:
-            if _is_held_out(pair[0]):
+            if is_held_out(pair[0]):
                 kept_back.update(map(_digest, pair))
         seen: set[bytes] = set()
         for pair in self.pairs:
-            belongs = _is_held_out(pair[0]) if self.held_out else kept_back.isdisjoint(map(_digest, pair))
+            belongs = is_held_out(pair[0]) if self.held_out else kept_back.isdisjoint(map(_digest, pair))
             if belongs and (once := _digest("\t".join(pair))) not in seen:
                 seen.add(once)
                 yield pair
-
-
-def _is_held_out(source: str) -> bool:
-    return int.from_bytes(_digest(source)[:4], "little") % SHARE == 0
 
 
 def _digest(text: str) -> bytes:

@@ -11,15 +11,20 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import torch
+from jaxtyping import Bool
 from tokenizers import Tokenizer
+from torch import Tensor
 
 from qkv.files import whole_or_nothing
 from qkv.folders import file_error
 from qkv.text import stdlib
 from qkv.text.corpus import each_file, read_pairs, read_texts
 from qkv.text.dates import date_pairs
+from qkv.text.pictures import pixel_file, read_captions
 from qkv.text.tokens import TokenFile, token_file
-from qkv.training.held_out import PairsPart
+from qkv.training.held_out import PairsPart, is_held_out
 
 HELD_OUT = 0.05
 """The share of a user's texts, at their end, that is held out."""
@@ -107,6 +112,36 @@ def prepare_pairs(data: str | None, make: Makes, how: str) -> Prepared:
         for part, some in sides.items()
     }
     return Prepared(tokenizer, made["training"], made["held_out"], identity)
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedPictures:
+    """A tokenizer, pictures [rows, height, width] with their captions in tokens, and the rows that are held out."""
+
+    tokenizer: Tokenizer
+    pixels: np.ndarray
+    captions: TokenFile
+    places: tuple[str, ...]
+    held_out: Bool[Tensor, " rows"]
+    identity: str
+
+
+def prepare_pictures(data: str, make: Makes, how: str, height: int, width: int) -> PreparedPictures:
+    """Make pictures with captions ready, of a table. A picture that is held out is so with all its captions.
+
+    Raises: FileError for what is no picture, or has no caption, naming file and line; as the tokenizer's maker.
+    """
+    table = read_captions(data)
+    held_out = torch.tensor([is_held_out(str(picture)) for picture in table.pictures])
+    if held_out.all():
+        rule, fix = "hold a picture to learn from", "one in twenty is held out"
+        raise file_error("train", Path(data), rule, f"{len(set(table.pictures))} pictures, all held out", fix)
+    folder, identity = _folder(table.identity, f"{how} {height}x{width}")
+    seen = [caption for caption, out in zip(table.captions, held_out.tolist(), strict=True) if not out]
+    tokenizer = _tokenizer(folder, seen, make)
+    captions = token_file(folder / "captions.tokens", table.captions, tokenizer, identity=table.identity)
+    pixels = pixel_file(folder / "pixels.npy", table, height, width)
+    return PreparedPictures(tokenizer, pixels, captions, table.places, held_out, identity)
 
 
 def cache_folder() -> Path:

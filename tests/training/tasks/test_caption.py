@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from qkv.text.digits import HEIGHT, WIDTH, Scene, scene
-from qkv.training.tasks.caption import PRESETS, CaptionTask, caption, looks, on_digits
+from qkv.training.tasks.caption import PRESETS, CaptionTask, looks, on_digits, read_digits
 
 pytest.importorskip("sklearn", reason="scikit-learn is an extra")
 
@@ -42,7 +42,7 @@ def test_the_sample_tells_how_much_is_read():
     task = CaptionTask(PRESETS["quick"])
     task.model.eval()
     scenes = [one for step in range(4) for one in task.validation.scenes(step)]
-    read = caption(task.model, torch.stack([one.image for one in scenes]))
+    read = read_digits(task.model, torch.stack([one.image for one in scenes]))
     right = sum(said == list(one.digits) for said, one in zip(read, scenes, strict=True))
     assert task.sample().startswith(f"{right} of 256 scenes right, ")
     assert f"“{scenes[0].caption}” read as “" in task.sample()

@@ -1,6 +1,6 @@
 // Lines between tokens: queries left, keys right, the stronger the heavier; several heads in colours of their own.
 
-const MOST_HEADS = 6, MOST_LINES = 3000, LEVELS = 16;
+const MOST_HEADS = 6, MOST_LINES = 2000, LEVELS = 16;
 
 const lines = tab({
   name: "lines", beside: true, heads: true, over: null, kept: null,
@@ -69,7 +69,7 @@ const lines = tab({
   paint(context, { width, top, bottom }) {
     const unit = rem(), row = lines.row(), { left, right, boxes } = lines.place(width), alone = lines.alone();
     const { labels, targets } = state.view, middle = (i) => (i + 0.5) * row + unit / 2;
-    const shown = lines.heads().map((i) => state.view.ready?.[i]);
+    const shown = lines.heads().map((i) => state.view.ready?.[i]), crowded = !alone && labels.length * targets.length > 4000;
     shown.forEach((head, place) => {
       if (!head) return;
       const { levels } = alone ? lines.linksOfOne(head, alone) : lines.linksOf(head);
@@ -77,7 +77,8 @@ const lines = tab({
       levels.forEach((links, level) => {
         if (!links.length || !level) return;
         context.globalAlpha = 0.08 + (0.92 * level) / LEVELS;
-        context.lineWidth = 0.5 + (2 * level) / LEVELS;
+        // Hairlines are drawn several times faster than thick ones.
+        context.lineWidth = crowded ? 1 : 0.5 + (2 * level) / LEVELS;
         context.beginPath();
         for (const link of links) {
           const from = middle(link % head.queries), to = middle(Math.floor(link / head.queries));

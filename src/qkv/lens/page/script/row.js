@@ -3,6 +3,21 @@
 const strongest = (values, most) =>
   values.map((value, i) => [value, i]).sort((a, b) => b[0] - a[0] || a[1] - b[1]).slice(0, most);
 
+// The tokens of a list that can be seen: the first, and the one after the last.
+const inSight = (list) => {
+  const from = list.scrollTop, to = from + list.clientHeight;
+  const after = (edge) => {
+    let low = 0, high = list.children.length;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (list.children[middle].offsetTop < edge) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  };
+  return [after(from - 40), after(to)];
+};
+
 const drawRow = () => {
   const head = open();
   if (!head) return;
@@ -14,15 +29,21 @@ const drawRow = () => {
     ...(isRow ? text().row : text().column)("\0").map((part) => (part === "\0" ? bdi(anchor) : make("span", { textContent: part }))));
 
   const shade = (value) => Math.round(255 * Math.sqrt(Math.min(1, value / head.top)));
-  const colourTokens = (list, names, chosen, shaded, pinned) =>
-    [...list.children].forEach((element, i) => {
-      const level = shaded ? shade(values[i]) : 0;
-      element.style.backgroundColor = shaded ? colour.css[level] : "";
-      element.style.color = shaded ? colour.on(level) : "";
-      element.setAttribute("aria-selected", i === chosen);
-      element.setAttribute("aria-label", shaded ? `${names[i]} ${percent(values[i])}` : names[i]);
+  // While the pointer moves, only tokens in sight are coloured, and what they are called waits.
+  const colourTokens = (list, names, chosen, shaded, pinned) => {
+    const [first, last] = state.hover ? inSight(list) : [0, names.length];
+    for (let i = first; i < last; i++) {
+      const element = list.children[i], level = shaded ? shade(values[i]) : -1;
+      if (element.level !== level || element.mixed !== colour) {
+        Object.assign(element, { level, mixed: colour });
+        element.style.cssText = shaded ? `background:${colour.css[level]};color:${colour.on(level)}` : "";
+      }
+      if ((element.ariaSelected === "true") !== (i === chosen)) element.ariaSelected = String(i === chosen);
+      if (state.hover) continue;
+      element.ariaLabel = shaded ? `${names[i]} ${percent(values[i])}` : names[i];
       element.tabIndex = i === Math.max(0, pinned) ? 0 : -1;
-    });
+    }
+  };
   const crossed = state.view.keys !== null, own = ({ query, key }) => (crossed || query >= 0 ? query : key);
   colourTokens(at("tokens"), labels, own(shown), !crossed || !isRow, own(state.pinned));
   if (crossed) colourTokens(at("keys-seen"), targets, shown.key, isRow, state.pinned.key);
