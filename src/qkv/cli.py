@@ -97,7 +97,7 @@ def see(
     if serve:
         from qkv.commands.serve import serve_models
 
-        others = [("layer", layer), ("head", head), ("word", word), ("out", out), ("json", json)]
+        others = [("layer", layer), ("head", head), ("word", word), ("sort", sort), ("out", out), ("json", json)]
         for name, given in others:
             if given is not None:
                 raise ArgumentError(must("see", f"--{name}", "be left out with --serve", given, "the page shows it"))

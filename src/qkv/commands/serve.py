@@ -2,11 +2,16 @@
 
 from collections.abc import Sequence
 
+from qkv.errors import ArgumentError, must
 from qkv.lens.reading import Reading, read
 from qkv.lens.serve import serve
 from qkv.lens.serve.run import check_served
 from qkv.models.pretrained import default_folder, load_bert
+from qkv.text.corpus import encodable
 from qkv.text.tokenizer import load_tokenizer
+
+LONGEST = 1 << 15
+"""Tokens of the longest text: a map of 32,768 × 32,768 is the largest that is shown."""
 
 
 def serve_models(names: Sequence[str | None], texts: Sequence[str], *, port: int | None, browser: bool) -> None:
@@ -21,6 +26,9 @@ def serve_models(names: Sequence[str | None], texts: Sequence[str], *, port: int
         model, tokenizer = load_bert(folder), load_tokenizer(folder)
 
         def reader(text: str, model=model, tokenizer=tokenizer) -> Reading:  # type: ignore[no-untyped-def]
+            tokens = len(tokenizer.encode(encodable(text)).ids)
+            if tokens > LONGEST:
+                raise ArgumentError(must("see", "TEXT", f"have at most {LONGEST:,} tokens", f"{tokens:,}"))
             return read(model, tokenizer, text)
 
         models[name or "all-MiniLM-L6-v2"] = reader

@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 
 from qkv.lens.pyramid import Tile
 from qkv.lens.serve import app as module
-from qkv.lens.serve import guard
+from qkv.lens.serve import deadline, guard
 from qkv.lens.serve.app import make_app
 from qkv.lens.serve.guard import Keys
 
@@ -183,6 +183,16 @@ def test_a_model_may_refuse_or_fail(client, capsys):
 def test_any_text_may_be_read(client, text):
     body = json.dumps({"model": "first", "text": text, "client": "c"}).encode()
     assert client.post("/api/read", content=body).status_code == 200
+
+
+def test_a_model_that_does_not_end_is_ended(client, monkeypatch):
+    monkeypatch.setattr(deadline, "SECONDS", 0.1)
+    found = ask(client, "endless")
+    assert (found.status_code, found.json()["error"]) == (
+        503,
+        "the model took more than 0.1 seconds: try a shorter text",
+    )
+    assert ask(client).status_code == 200
 
 
 def test_a_huge_body_is_refused(client, monkeypatch):

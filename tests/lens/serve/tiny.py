@@ -16,6 +16,8 @@ def reader(seed, layers=2, heads=3, dim=4):
     def read(text):
         if text.startswith("slow"):
             time.sleep(0.4)
+        while text.startswith("endless"):
+            torch.ones(10).add(1)
         if text.startswith("fail"):
             raise RuntimeError("a model of others")
         if not text.strip():

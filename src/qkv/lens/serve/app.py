@@ -19,6 +19,8 @@ from qkv.lens.heads import habits
 from qkv.lens.page.build import PARTS, bundle, fill, pack_view, part
 from qkv.lens.page.view import View
 from qkv.lens.reading import Reading
+from qkv.lens.serve import deadline
+from qkv.lens.serve.deadline import Deadline, LateError
 from qkv.lens.serve.desk import Busy, Desk, Stale
 from qkv.lens.serve.guard import BodyError, Guard, Keys, body_of, refusal
 from qkv.lens.serve.shelf import Shelf
@@ -105,6 +107,7 @@ def make_app(models: Mapping[str, Read], texts: list[str], *, port: int, keys: K
             RequestError: lambda request, error: refusal(request, 400, str(error)),
             BodyError: lambda request, error: refusal(request, error.args[0], error.args[1], {"connection": "close"}),
             Stale: lambda request, error: refusal(request, 409, str(error)),
+            LateError: lambda request, error: refusal(request, 503, str(error)),
             Busy: lambda request, error: refusal(request, 503, str(error), {"retry-after": "1"}),
             QkvError: lambda request, error: refusal(request, 422, str(error)),
             HTTPException: lambda request, error: refusal(request, error.status_code, error.detail, error.headers),
@@ -117,7 +120,8 @@ def make_app(models: Mapping[str, Read], texts: list[str], *, port: int, keys: K
 def _answer(models: Mapping[str, Read], shelf: Shelf, model: str, text: str) -> bytes:
     """Let a model read a text; write what the page shows of it."""
     try:
-        reading = models[model](text)
+        with Deadline(deadline.SECONDS):
+            reading = models[model](text)
         tokens, maps = len(reading.labels), reading.maps
         if tokens > ROWS or len(maps) * maps[0].grid.heads * tokens**2 > WEIGHTS:
             long = {"name": shelf.keep(maps), "title": text[:200], "tokens": reading.labels}
