@@ -80,6 +80,9 @@ def see(
         Path | None,
         typer.Option(metavar="PAGE.html", help="Write a page with every head; a page of qkv's own is replaced."),
     ] = None,
+    depth: Annotated[
+        int | None, typer.Option(help="--out: write one head's map, of a long text, in so many levels of detail.")
+    ] = None,
     json: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the numbers as JSON; qkv's own file is replaced.")
     ] = None,
@@ -97,14 +100,17 @@ def see(
     if serve:
         from qkv.commands.serve import serve_models
 
-        others = [("layer", layer), ("head", head), ("word", word), ("sort", sort), ("out", out), ("json", json)]
-        for name, given in others:
-            if given is not None:
-                raise ArgumentError(must("see", f"--{name}", "be left out with --serve", given, "the page shows it"))
+        others = [("layer", layer), ("head", head), ("word", word), ("sort", sort)]
+        others += [("out", out), ("depth", depth), ("json", json)]
+        for name, value in others:
+            if value is not None:
+                raise ArgumentError(must("see", f"--{name}", "be left out with --serve", value, "the page shows it"))
         return serve_models([model, *(beside or [])], texts, port=port, browser=not no_open)
-    for name, given in (("beside", beside or None), ("port", port), ("no-open", no_open or None)):
-        if given is not None:
-            raise ArgumentError(must("see", f"--{name}", "come with --serve", given))
+    for name, given in (("beside", bool(beside)), ("port", port is not None), ("no-open", no_open)):
+        if given:
+            raise ArgumentError(
+                must("see", f"--{name}", "come with --serve", "it alone", "qkv see --serve opens a page")
+            )
     if not texts:
         raise ArgumentError(must("see", "TEXT", "be given", "none", "a sentence in quotes, or --serve"))
     for text in texts:
@@ -121,7 +127,7 @@ def see(
     bert, tokenizer = load_bert(folder), load_tokenizer(folder)
     readings = [read(bert, tokenizer, text) for text in texts]
     name = model or "all-MiniLM-L6-v2"
-    look(readings, model=name, layer=layer, head=head, word=word, sort=sort, out=out, numbers=json)
+    look(readings, model=name, layer=layer, head=head, word=word, sort=sort, out=out, depth=depth, numbers=json)
 
 
 @app.command()

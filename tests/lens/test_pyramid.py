@@ -6,7 +6,7 @@ import torch
 import qkv
 from qkv.errors import ArgumentError, KindError, ShapeError
 from qkv.lens import pyramid
-from qkv.lens.pyramid import HEADER, Pyramid, Tile
+from qkv.lens.pyramid import HEADER, Pyramid, Tile, peak_of
 
 SIDE = 4
 
@@ -139,6 +139,11 @@ def test_a_map_smaller_than_a_tile_has_one():
     made = Pyramid(make(queries=1, keys=1))
     assert (made.levels, made.shape(0)) == (1, (1, 1))
     assert made.tile(0, 0, 0).mean.tolist() == [[1.0]]
+
+
+def test_a_map_that_shows_nothing_has_shades():
+    hidden = qkv.attention_map(*torch.randn(2, 1, 1, 3, 4).unbind(), mask=qkv.padding(keys=torch.tensor([0])))
+    assert peak_of(hidden) == 1
 
 
 def test_bfloat16_and_double_are_shown_as_float():

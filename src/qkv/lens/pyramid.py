@@ -32,6 +32,9 @@ PAIRS = 1 << 25
 PREVIEWS = 4
 """Rows of tiles, read from some of their queries, that are kept until all have been read."""
 
+PEAK_ROWS = 64
+"""Queries, evenly spread, whose highest weights say where the shades end."""
+
 HEADER = struct.Struct("<HHfff")
 """How a tile's bytes begin: its rows and columns, the steps of the two planes, and the share of queries read."""
 
@@ -201,6 +204,15 @@ class Pyramid:
                 del self._previews[next(iter(self._previews))]
             self._previews[level, row] = mean, most, some / side
         return self._previews[level, row]
+
+
+@torch.no_grad()
+def peak_of(seen: AttentionMap) -> float:
+    """Find the mean of some queries' highest weights: shades end there."""
+    stride = max(1, seen.grid.queries // PEAK_ROWS)
+    highest = seen[..., stride // 2 :: stride, :].amax(-1)
+    alive = highest[highest > 0]
+    return float(alive.mean()) if alive.numel() else 1.0
 
 
 def _boxes(size: int, level: int) -> int:

@@ -10,6 +10,7 @@ import torch
 from qkv.errors import ArgumentError, must
 from qkv.files import check_writable, contains, write_whole
 from qkv.lens.heads import ORDERS, Head, habits, links, telling
+from qkv.lens.long import baked_size, write_map_page
 from qkv.lens.page.build import check_page, write_page
 from qkv.lens.page.view import Projection, View
 from qkv.lens.printable import printable
@@ -40,17 +41,21 @@ def see(
     word: str | None = None,
     sort: str | None = None,
     out: Path | None = None,
+    depth: int | None = None,
     numbers: Path | None = None,
 ) -> None:
     """Print the attention of texts that a model has read; write the page and the numbers if asked.
 
-    `sort` names a habit by which to list the heads.
+    `sort` names a habit by which to list the heads. With a `depth` the page is one head's map, for texts too long for
+    all heads: so many levels of it, zoomed like a street map.
 
     Raises: ArgumentError if there is no such layer, head, word or habit; FileError if a file cannot be written.
     """
     _check(readings, layer, head)
     if sort is not None and sort not in ORDERS:
         raise ArgumentError(must("see", "--sort", f"be one of {', '.join(ORDERS)}", repr(sort)))
+    if depth is not None and (out is None or len(readings) != 1):
+        raise ArgumentError(must("see", "--depth", "come with --out and one text", f"{len(readings)} texts"))
     check_files(out, numbers)
     comparison = None if word is None else compare(readings, word)
     found = [
@@ -75,7 +80,15 @@ def see(
     if numbers is not None:
         write_whole("see", numbers, _numbers(readings, model, found, word, comparison), overwrite=True)
         screen.print(f"\nnumbers: {printable(str(numbers))}", soft_wrap=True)
-    if out is not None:
+    if out is not None and depth is not None:
+        (reading,), (shown,) = readings, found
+        one = reading.maps[shown.layer].head(shown.head)
+        most = baked_size(one.grid.queries, one.grid.keys, depth)
+        screen.print(f"\ndepth {depth}: the tiles take at most {most / 1e6:.2f} MB")
+        where = {"layer": shown.layer, "head": shown.head}
+        size = write_map_page(out, one, title=reading.text, tokens=reading.labels, depth=depth, **where)
+        screen.print(f"page: {printable(str(out))} ({size / 1e6:.2f} MB), open it in a browser", soft_wrap=True)
+    elif out is not None:
         projected = None if word is None or comparison is None else _project(readings, word, comparison)
         views = [_view(*pair, projected) for pair in zip(readings, found, strict=True)]
         size = write_page(out, views, title="Attention", subtitle=model)

@@ -6,7 +6,7 @@ import torch
 import qkv
 from qkv.errors import ArgumentError
 from qkv.lens.serve import shelf as module
-from qkv.lens.serve.shelf import Bounded, Shelf, peak_of
+from qkv.lens.serve.shelf import Bounded, Shelf
 
 
 def maps(layers=2, heads=2, tokens=6):
@@ -39,11 +39,6 @@ def test_a_head_is_opened_and_read_in_idle_time(monkeypatch):
     shelf.open(name, 0, 0)
     monkeypatch.setattr(module, "PATIENCE", -1)
     assert not shelf.step()
-
-
-def test_a_map_that_shows_nothing_has_shades():
-    hidden = qkv.attention_map(*torch.randn(2, 1, 1, 3, 4).unbind(), mask=qkv.padding(keys=torch.tensor([0])))
-    assert peak_of(hidden) == 1
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from starlette.routing import Route
 
 from qkv.errors import QkvError
 from qkv.lens.heads import habits
-from qkv.lens.page.build import PARTS, bundle, fill, pack_view, part
+from qkv.lens.long import LONG_PARTS
+from qkv.lens.page.build import LONGEST_TOKEN, PARTS, bundle, fill, pack_view, part
 from qkv.lens.page.view import View
 from qkv.lens.reading import Reading
 from qkv.lens.serve import deadline
@@ -39,7 +40,6 @@ CLIENT = 64
 """Letters of the longest name that a client may give itself."""
 
 FRAMED = [*PARTS[:-1], "embedded"]
-LONG = ("page", "tokens", "colour", "canvas", "long")
 
 Read = Callable[[str], Reading]
 
@@ -58,7 +58,9 @@ def make_app(models: Mapping[str, Read], texts: list[str], *, port: int, keys: K
     )  # fmt: skip
     empty = {"title": "", "subtitle": "", "views": []}
     frame = fill(part("page.html"), part("page.css"), bundle(FRAMED), empty, "qkv")
-    long = fill(part("long.html"), part("page.css") + part("long.css"), bundle(LONG), None, "qkv", "connect-src 'self'")
+    long = fill(
+        part("long.html"), part("page.css") + part("long.css"), bundle(LONG_PARTS), None, "qkv", "connect-src 'self'"
+    )
 
     def page(filled: tuple[str, str]) -> Callable[[Request], Response]:
         content, policy = filled
@@ -124,8 +126,10 @@ def _answer(models: Mapping[str, Read], shelf: Shelf, model: str, text: str) -> 
             reading = models[model](text)
         tokens, maps = len(reading.labels), reading.maps
         if tokens > ROWS or len(maps) * maps[0].grid.heads * tokens**2 > WEIGHTS:
-            long = {"name": shelf.keep(maps), "title": text[:200], "tokens": reading.labels}
-            answer = {"long": long | {"layers": len(maps), "heads": maps[0].grid.heads}}
+            labels = [label[:LONGEST_TOKEN] for label in reading.labels]
+            sizes = {"layers": len(maps), "heads": maps[0].grid.heads}
+            long: dict[str, object] = {"name": shelf.keep(maps), "title": text[:200], "tokens": labels, **sizes}
+            answer: dict[str, object] = {"long": long}
         else:
             answer = {"views": [pack_view(view, BUDGET) for view in _views(reading)]}
     except (QkvError, MemoryError):
@@ -163,7 +167,7 @@ def _asked(body: bytes, models: Mapping[str, Read]) -> dict[str, str]:
 
 
 def _place(request: Request) -> tuple[str, int, int]:
-    return tuple(request.path_params[part] for part in ("name", "layer", "head"))  # type: ignore[return-value]
+    return tuple(request.path_params[part] for part in ("name", "layer", "head"))
 
 
 def _part(name: str) -> str:

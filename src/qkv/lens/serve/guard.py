@@ -7,12 +7,12 @@ browser as a cookie, by a link that serves once: a link is seen by others, in a 
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Callable
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 BODY = 1 << 20
 """Bytes of the longest request."""
@@ -28,11 +28,6 @@ SAFE = {
     "cross-origin-resource-policy": "same-origin",
     "x-frame-options": "SAMEORIGIN",
 }
-
-Message = dict[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
 class Keys:
@@ -55,13 +50,13 @@ class Keys:
 class Guard:
     """Lets a request through to `app` if it may pass; every refusal says why."""
 
-    def __init__(self, app: App, *, port: int, keys: Keys) -> None:
+    def __init__(self, app: ASGIApp, *, port: int, keys: Keys) -> None:
         self.app = app
         self.keys = keys
         self.hosts = {f"127.0.0.1:{port}", f"localhost:{port}"}
         self.cookie = f"qkv-{port}"
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)

@@ -8,20 +8,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-import torch
-
 from qkv.core.map import AttentionMap
 from qkv.errors import ArgumentError, must
-from qkv.lens.pyramid import Pyramid
+from qkv.lens.pyramid import Pyramid, peak_of
 
 MAPS_BYTES = 1 << 30
 PYRAMIDS_BYTES = 1 << 28
 
 PATIENCE = 10.0
 """Seconds for which a map is read on after it was last looked at."""
-
-PEAK_ROWS = 64
-"""Queries, evenly spread, whose highest weights say where the shades end."""
 
 Kept = TypeVar("Kept")
 
@@ -107,12 +102,3 @@ class Shelf:
             return False
         next(opened.steps, None)
         return True
-
-
-@torch.no_grad()
-def peak_of(seen: AttentionMap) -> float:
-    """Find the mean of some queries' highest weights: shades end there."""
-    stride = max(1, seen.grid.queries // PEAK_ROWS)
-    highest = seen[..., stride // 2 :: stride, :].amax(-1)
-    alive = highest[highest > 0]
-    return float(alive.mean()) if alive.numel() else 1.0

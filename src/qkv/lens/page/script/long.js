@@ -296,7 +296,7 @@ const choose = async (layer, head) => {
   const top = percent(Number(info.peak.toPrecision(2)));
   at("top").textContent = info.peak < 1 ? `≥ ${top}` : top;
   at("legend").setAttribute("aria-label", text().legend(top));
-  area.setAttribute("aria-label", text().map(place.layer, place.head, info.queries, info.keys));
+  area.setAttribute("aria-label", text().map(opened.layer ?? place.layer, opened.head ?? place.head, info.queries, info.keys));
   at("broken").hidden = true;
   go();
 };
