@@ -13,10 +13,10 @@ SIDE = 4
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    """Tiles of 4 × 4 pixels, a kept picture of 64, and 800 pairs at once: every way is taken by a map of 37 × 53."""
+    """Tiles of 4 × 4 pixels, a kept picture of 64, and 400 pairs at once: every way is taken by a map of 37 × 53."""
     monkeypatch.setattr(pyramid, "SIDE", SIDE)
     monkeypatch.setattr(pyramid, "BASE", 64)
-    monkeypatch.setattr(pyramid, "PAIRS", 800)
+    monkeypatch.setattr(pyramid, "PAIRS", 400)
     monkeypatch.setattr("qkv.core.map.TILE_NUMBERS", 53 * 5)
 
 
@@ -93,7 +93,7 @@ def test_a_tile_looked_at_early_is_exact_or_says_how_much_it_read():
     assert exact.read == 1
     torch.testing.assert_close(exact.mean, pooled(weights, 0, 2, 3)[0], atol=2e-6, rtol=0)
     early = made.tile(3, 0, 0)
-    # 4 boxes at 53 keys are 212 pairs, more than a quarter of 800, even with one query of each, the middle one.
+    # 4 boxes at 53 keys are 212 pairs, more than half of 400, even with one query of each, the middle one.
     assert early.read == 1 / 8
     torch.testing.assert_close(early.mean, weights[4:32:8, :32].unflatten(1, (4, 8)).mean(2))
     torch.testing.assert_close(early.most, weights[4:32:8, :32].unflatten(1, (4, 8)).amax(2))

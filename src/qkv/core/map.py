@@ -118,6 +118,12 @@ class AttentionMap:
             self._settle()
         return self._rows(torch.tensor([index], device=self.grid.device))[0].squeeze(-2)
 
+    def rows(self, queries: Int[Tensor, " rows"]) -> Float[Tensor, "*batch heads rows keys"]:
+        """Compute the weights of some queries, numbered from 0. Cost: O(rows·keys·dim) time, O(rows·keys) memory."""
+        if self.select.by_chance:
+            self._settle()
+        return self._rows(queries)[0]
+
     def entropy(self) -> Float[Tensor, "*batch heads queries"]:
         """Compute each row's entropy in nats, of its weights scaled to sum 1; 0 for a row without a key."""
         return _join((_entropy(weights) for _, _, weights, _ in self.blocks()), -1, self.grid.queries)

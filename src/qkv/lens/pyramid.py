@@ -26,8 +26,11 @@ SIDE = 256
 BASE = 1 << 22
 """Pixels of the picture that is kept: two numbers each, 32 MiB."""
 
-PAIRS = 1 << 25
-"""Pairs that a tile may score at once; what needs more is first read from some of its queries, a quarter as many."""
+PAIRS = 1 << 24
+"""Pairs that a tile may score at once; what needs more is first read from some of its queries, half as many."""
+
+ROWS = 16
+"""Queries that are read at once for a preview."""
 
 PREVIEWS = 4
 """Rows of tiles, read from some of their queries, that are kept until all have been read."""
@@ -135,8 +138,8 @@ class Pyramid:
                     box = start // side
                     summed = _spread(part.sum(0), columns, self.keys)
                     highest = _spread(part.amax(0), columns, self.keys)
-                    total[box] += _across(summed, side, torch.sum)
-                    torch.maximum(most[box], _across(highest, side, torch.amax), out=most[box])
+                    total[box] += _across(summed, side, torch.sum).cpu()
+                    torch.maximum(most[box], _across(highest, side, torch.amax).cpu(), out=most[box])
                     start += len(part)
                 self.read = start
             yield
@@ -167,7 +170,12 @@ class Pyramid:
         return Tile(mean[:, columns], most[:, columns], read)
 
     def _weights(self, rows: slice, columns: slice) -> Float[Tensor, "rows columns"]:
-        return self.seen[..., rows, columns].flatten(0, -3)[0].float()
+        return self.seen[..., rows, columns].flatten(0, -3)[0].float().cpu()
+
+    def _pooled(self, rows: Tensor, side: int) -> tuple[Tensor, Tensor]:
+        """Sum the weights of rows, and find the highest, for every `side` keys; few rows at once stay in the cache."""
+        weights = self.seen.rows(rows.to(self.seen.grid.device)).flatten(0, -3)[0].float()
+        return _across(weights, side, torch.sum).cpu(), _across(weights, side, torch.amax).cpu()
 
     def _coarse(self, level: int, row: int, column: int) -> Tile:
         """Join the pixels of the picture that is kept."""
@@ -187,19 +195,15 @@ class Pyramid:
             first, after = row * span, min(self.queries, (row + 1) * span)
             boxes = _boxes(after - first, level)
             some = side
-            while some > 1 and boxes * some * self.keys > self.pairs // 4:
+            while some > 1 and boxes * some * self.keys > self.pairs // 2:
                 some //= 2
             stride = side // some
-            picked = slice(first + stride // 2, after, stride)
-            weights = self._weights(picked, slice(None))
-            short = boxes * some - len(weights)
-            if short:
-                # The last box is lower than the others: its last query stands for what it lacks.
-                weights = torch.cat([weights, self._weights(slice(after - 1, after), slice(None)).expand(short, -1)])
-            mean = weights.unflatten(0, (boxes, some)).mean(1)
-            most = weights.unflatten(0, (boxes, some)).amax(1)
+            # The last box may be lower than the others: its last query stands for what it lacks.
+            picked = (torch.arange(boxes * some) * stride + first + stride // 2).clamp(max=after - 1)
+            parts = [self._pooled(rows, side) for rows in picked.split(ROWS)]
+            total, highest = (torch.cat(part).unflatten(0, (boxes, some)) for part in zip(*parts, strict=True))
             wide = torch.cat([_counts(self.keys, level, at) for at in range(_tiles(_boxes(self.keys, level)))])
-            mean, most = _across(mean, side, torch.sum) / wide, _across(most, side, torch.amax)
+            mean, most = total.mean(1) / wide, highest.amax(1)
             while len(self._previews) >= PREVIEWS:
                 del self._previews[next(iter(self._previews))]
             self._previews[level, row] = mean, most, some / side
