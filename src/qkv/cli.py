@@ -100,7 +100,7 @@ def see(
     if serve:
         from qkv.commands.serve import serve_models
 
-        others = [("layer", layer), ("head", head), ("word", word), ("sort", sort)]
+        others: list[tuple[str, object]] = [("layer", layer), ("head", head), ("word", word), ("sort", sort)]
         others += [("out", out), ("depth", depth), ("json", json)]
         for name, value in others:
             if value is not None:

@@ -85,8 +85,9 @@ def see(
         one = reading.maps[shown.layer].head(shown.head)
         most = baked_size(one.grid.queries, one.grid.keys, depth)
         screen.print(f"\ndepth {depth}: the tiles take at most {most / 1e6:.2f} MB")
-        where = {"layer": shown.layer, "head": shown.head}
-        size = write_map_page(out, one, title=reading.text, tokens=reading.labels, depth=depth, **where)
+        size = write_map_page(
+            out, one, title=reading.text, tokens=reading.labels, depth=depth, layer=shown.layer, head=shown.head
+        )
         screen.print(f"page: {printable(str(out))} ({size / 1e6:.2f} MB), open it in a browser", soft_wrap=True)
     elif out is not None:
         projected = None if word is None or comparison is None else _project(readings, word, comparison)
