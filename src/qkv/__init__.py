@@ -26,6 +26,7 @@ _HOME = {
     "integrations.huggingface": ("register",),
     "lens.flow": ("rollout",),
     "lens.notebook": ("show",),
+    "lens.watch": ("watch",),
     "masks.algebra": ("Mask",),
     "masks.blocks": ("bigbird", "blocks"),
     "masks.causal": ("causal",),

@@ -68,7 +68,11 @@ def see(
         list[str] | None, typer.Argument(metavar="TEXT...", help="Sentences to read, each in quotes.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(metavar="FOLDER|NAME", help="A BERT in Hugging Face's layout; by default MiniLM.")
+        str | None,
+        typer.Option(metavar="FOLDER|NAME|RUN", help="A model of text, qkv's or transformers'; by default MiniLM."),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="What a translator is to have written; by default what it writes.")
     ] = None,
     layer: Annotated[int | None, typer.Option(help="The layer to draw, from 0; by default a telling one.")] = None,
     head: Annotated[int | None, typer.Option(help="The head to draw, from 0; by default a telling one.")] = None,
@@ -101,7 +105,7 @@ def see(
         from qkv.commands.serve import serve_models
 
         others: list[tuple[str, object]] = [("layer", layer), ("head", head), ("word", word), ("sort", sort)]
-        others += [("out", out), ("depth", depth), ("json", json)]
+        others += [("target", target), ("out", out), ("depth", depth), ("json", json)]
         for name, value in others:
             if value is not None:
                 raise ArgumentError(must("see", f"--{name}", "be left out with --serve", value, "the page shows it"))
@@ -116,16 +120,15 @@ def see(
     for text in texts:
         if not text.strip():
             raise ArgumentError(must("see", "TEXT", "hold something to read", repr(text)))
+    from qkv.commands.trained import load_any
     from qkv.lens.reading import read
     from qkv.lens.see import check_files
     from qkv.lens.see import see as look
-    from qkv.models.pretrained import default_folder, load_bert
-    from qkv.text.tokenizer import load_tokenizer
+    from qkv.models.pretrained import default_folder
 
     check_files(out, json)
-    folder = model or default_folder()
-    bert, tokenizer = load_bert(folder), load_tokenizer(folder)
-    readings = [read(bert, tokenizer, text) for text in texts]
+    found, tokenizer = load_any("see", model or default_folder())
+    readings = [read(found, tokenizer, text, target) for text in texts]
     name = model or "all-MiniLM-L6-v2"
     look(readings, model=name, layer=layer, head=head, word=word, sort=sort, out=out, depth=depth, numbers=json)
 

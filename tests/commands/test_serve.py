@@ -31,7 +31,7 @@ def invoke(*arguments):
     ],
 )
 def test_what_is_wrong_is_said_before_a_model_is_loaded(monkeypatch, arguments, text):
-    monkeypatch.setattr(module, "load_bert", lambda folder: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(module, "load_any", lambda command, place: pytest.fail("a model was loaded"))
     found = invoke(*arguments)
     assert isinstance(found, ArgumentError) and str(found) == text
 
@@ -45,8 +45,7 @@ def test_models_are_served_by_the_names_they_were_given(monkeypatch):
             return type("Encoding", (), {"ids": text.split()})
 
     served, read = {}, []
-    monkeypatch.setattr(module, "load_bert", lambda folder: Model())
-    monkeypatch.setattr(module, "load_tokenizer", lambda folder: Tokenizer())
+    monkeypatch.setattr(module, "load_any", lambda command, place: (Model(), Tokenizer()))
 
     def tell(model, tokenizer, text):
         read.append((model, text))

@@ -73,6 +73,8 @@ def test_translate(qkv, tmp_path, attention):
     assert len(out.splitlines()) == 3
     views = views_of(tmp_path / "page.html")
     assert len(views) == (6 if attention is None else 2)
+    parts = ["cross", "encoder", "decoder"] if attention is None else [None]
+    assert [view["part"] for view in views] == 2 * parts
     assert views[0]["keys"] == [*"12 cats", "</s>"] and views[0]["tokens"][-1] == "</s>"
 
 

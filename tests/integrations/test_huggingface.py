@@ -4,57 +4,13 @@ import sys
 
 import pytest
 import torch
+from architectures import DECODERS, ENCODERS, PAIRS, PICTURE, PICTURES, RAGGED, TOKENS, tiny
 
 import qkv
 from qkv import errors
-from qkv.integrations.huggingface import attention
+from qkv.integrations.huggingface import ClosedMask, attention, closed_mask
 
 T = pytest.importorskip("transformers")
-
-SIZES = {
-    "vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24,
-    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
-}  # fmt: skip
-GROUPED = {**SIZES, "num_key_value_heads": 2}
-PAIRED = {
-    "vocab_size": 50, "d_model": 16, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
-    "decoder_attention_heads": 4, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24, "pad_token_id": 0, "bos_token_id": 1,
-    "eos_token_id": 2, "decoder_start_token_id": 1,
-}  # fmt: skip
-
-ENCODERS = {
-    "bert": ("BertConfig", "BertForMaskedLM", SIZES),
-    "roberta": ("RobertaConfig", "RobertaForMaskedLM", {**SIZES, "max_position_embeddings": 64}),
-    "distilbert": ("DistilBertConfig", "DistilBertForMaskedLM", {
-        "vocab_size": 50, "dim": 16, "n_layers": 2, "n_heads": 4, "hidden_dim": 24, "pad_token_id": 0,
-    }),
-    "clip text": ("CLIPTextConfig", "CLIPTextModel", {**SIZES, "max_position_embeddings": 64}),
-}  # fmt: skip
-DECODERS = {
-    "gpt2": ("GPT2Config", "GPT2LMHeadModel", {
-        "vocab_size": 50, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 64, "bos_token_id": 1,
-        "eos_token_id": 2, "pad_token_id": 0,
-    }),
-    "llama": ("LlamaConfig", "LlamaForCausalLM", GROUPED),
-    "qwen2": ("Qwen2Config", "Qwen2ForCausalLM", GROUPED),
-    "mistral, a window": ("MistralConfig", "MistralForCausalLM", {**GROUPED, "sliding_window": 3}),
-    "gemma2, a window and soft caps": ("Gemma2Config", "Gemma2ForCausalLM", {
-        **GROUPED, "head_dim": 8, "sliding_window": 3,
-    }),
-    "gpt-oss, sinks": ("GptOssConfig", "GptOssForCausalLM", {
-        **GROUPED, "head_dim": 8, "num_local_experts": 2, "num_experts_per_tok": 1, "sliding_window": 3,
-    }),
-}  # fmt: skip
-PAIRS = {
-    "bart": ("BartConfig", "BartForConditionalGeneration", {**PAIRED, "max_position_embeddings": 64}),
-    "t5, relative positions": ("T5Config", "T5ForConditionalGeneration", {
-        "vocab_size": 50, "d_model": 16, "d_kv": 4, "num_layers": 2, "num_heads": 4, "d_ff": 24,
-        "decoder_start_token_id": 0,
-    }),
-}  # fmt: skip
-
-TOKENS = torch.randint(3, 50, (2, 9), generator=torch.Generator().manual_seed(0))
-RAGGED = torch.tensor([[1] * 9, [1] * 6 + [0] * 3])
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -64,13 +20,7 @@ def registered():
 
 def both(case):
     """Make a tiny random model twice, on eager and on qkv's attention."""
-    config, model, numbers = case
-    made = []
-    for implementation in ("eager", "qkv"):
-        torch.manual_seed(1)
-        made.append(getattr(T, model)._from_config(getattr(T, config)(**numbers), attn_implementation=implementation))
-    made[1].load_state_dict(made[0].state_dict())
-    return [model.eval() for model in made]
+    return tiny(case, "eager"), tiny(case, "qkv")
 
 
 def close(theirs, ours):
@@ -104,11 +54,9 @@ def test_encoders_with_decoders(name):
 
 
 def test_a_model_of_pictures():
-    numbers = {**{k: v for k, v in SIZES.items() if "token" not in k and k != "vocab_size"}, "image_size": 16}
-    eager, ours = both(("ViTConfig", "ViTModel", {**numbers, "patch_size": 4}))
-    pictures = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    eager, ours = both(PICTURES["vit"])
     with torch.no_grad():
-        close(eager(pictures)[0], ours(pictures)[0])
+        close(eager(PICTURE)[0], ours(PICTURE)[0])
 
 
 @pytest.mark.parametrize("name", ["bert", "llama", "gpt-oss, sinks", "mistral, a window"])
@@ -122,7 +70,7 @@ def test_weights_come_when_asked_for(name):
         close(theirs, weights)
 
 
-@pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "gemma2, a window and soft caps"])
+@pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "mistral, a window", "gemma2, a window and soft caps"])
 def test_gradients_are_equal(name):
     eager, ours = both((ENCODERS | DECODERS)[name])
     for model in (eager, ours):
@@ -165,3 +113,108 @@ def test_without_transformers(monkeypatch):
         errors.UnsupportedError, match=r"^register: transformers must be installed; got no such package"
     ):
         qkv.register()
+
+
+# Masks in closed form
+
+
+def asked(model, **given):
+    """Note which masks the model's attention is asked for, while it runs."""
+    from qkv.lens.calls import intercepted
+
+    masks = []
+
+    def note(call, run):
+        masks.append(call.given["mask"])
+        return run()
+
+    with torch.no_grad(), intercepted(model, note):
+        model(TOKENS, **given)
+    return masks
+
+
+PACKED = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 0, 1]])
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "expected"),
+    [
+        ("bert", {"attention_mask": RAGGED}, "padding(keys=int64[2])"),
+        ("llama", {"attention_mask": RAGGED}, "(causal() & padding(keys=int64[2]))"),
+        ("llama", {"attention_mask": RAGGED.flip(1)}, "(causal() & padding(keys=int64[2], left=True))"),
+        ("llama", {"attention_mask": torch.eye(9)[:2].long()}, "(causal() & padding(keys=bool[2, 9]))"),
+        ("llama", {}, "causal()"),
+        ("mistral, a window", {}, "(window(before=2, after=9) & causal())"),
+        ("llama", {"position_ids": PACKED, "use_cache": False}, "(spans(int64[2, 1, 9], int64[2, 1, 9]) & causal())"),
+    ],
+)  # fmt: skip
+def test_masks_come_in_closed_form(name, given, expected):
+    eager, ours = both((ENCODERS | DECODERS)[name])
+    masks = asked(ours, **given)
+    assert {str(mask) for mask in masks} == {expected}
+    with torch.no_grad():
+        rows = given.get("attention_mask", torch.ones(2, 9)).bool()
+        close(eager(TOKENS, **given)[0][rows], ours(TOKENS, **given)[0][rows])
+
+
+def spelled(rule, queries, keys, offset, first, attention_mask=None):
+    from transformers.masking_utils import sdpa_mask
+
+    return sdpa_mask(
+        2, queries, keys, offset, first, rule, attention_mask, allow_is_causal_skip=False, local_size=None
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "sizes", [(9, 9, 0, 0), (1, 9, 8, 0), (3, 9, 6, 0), (9, 20, 0, 0), (1, 20, 11, 0), (1, 4, 11, 8)]
+)
+@pytest.mark.parametrize("padded", [None, "right", "left", "holes"])
+def test_every_rule_is_spelled_as_transformers_has_it(sizes, padded):
+    from transformers import masking_utils as theirs
+
+    queries, keys, offset, first = sizes
+    kept = torch.ones(2, offset + queries, dtype=torch.bool)
+    if padded == "holes":
+        kept[0, ::2] = False
+    elif padded is not None:
+        kept[0, slice(-2, None) if padded == "right" else slice(2)] = False
+    for rule in (
+        theirs.causal_mask_function,
+        theirs.bidirectional_mask_function,
+        theirs.sliding_window_causal_mask_function(4),
+        theirs.sliding_window_bidirectional_mask_function(2),
+        theirs.chunked_causal_mask_function(4, torch.tensor([2, 0])),
+    ):
+        mask = closed_mask(
+            2, queries, keys, offset, first, mask_function=rule, attention_mask=None if padded is None else kept,
+            allow_is_causal_skip=False,
+        )  # fmt: skip
+        assert isinstance(mask, ClosedMask)
+        expected = spelled(rule, queries, keys, offset, first, None if padded is None else kept)
+        assert torch.equal(mask.spelled(), expected), rule
+        # What looks into it finds a dense mask.
+        assert torch.equal(mask[:, :, :, :3], expected[:, :, :, :3]) and torch.equal(~mask, ~expected)
+        assert torch.equal(torch.where(mask, 0.0, 1.0), torch.where(expected, 0.0, 1.0))
+        assert mask.shape == expected.shape and mask.dtype == torch.bool and "ClosedMask" in repr(mask)
+
+
+def test_rules_that_are_not_known_are_spelled_out():
+    from transformers import masking_utils as theirs
+
+    def odd(batch, head, query, key):
+        return (query + key) % 2 == 0
+
+    for rule in (odd, theirs.or_masks(theirs.causal_mask_function, odd), theirs.and_masks(odd)):
+        mask = closed_mask(2, 9, 9, mask_function=rule, allow_is_causal_skip=False)
+        assert not isinstance(mask, ClosedMask) and torch.equal(mask, spelled(rule, 9, 9, 0, 0))
+
+
+@pytest.mark.parametrize(
+    "name", ["gpt2", "llama", "mistral, a window", "gpt-oss, sinks", "gemma2, a window and soft caps"]
+)
+def test_static_caches_generate_the_same(name):
+    eager, ours = both(DECODERS[name])
+    given = {"max_new_tokens": 8, "do_sample": False, "cache_implementation": "static", "disable_compile": True}
+    for seen in (None, RAGGED.flip(1)):
+        expected, got = (model.generate(TOKENS, attention_mask=seen, **given) for model in (eager, ours))
+        assert torch.equal(expected, got)

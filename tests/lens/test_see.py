@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 
@@ -42,6 +43,17 @@ def test_the_head_asked_for_is_shown(readings, capsys):
     see(readings[:1], model="tiny", layer=0, head=1, sort="previous")
     shown = capsys.readouterr().out
     assert "layer 0, head 1" in shown and "Heads by previous, the most first: 4 of 4" in shown
+
+
+def test_the_page_holds_habits_features_words_and_the_word_in_context(readings, tmp_path):
+    page = tmp_path / "page.html"
+    see(readings, model="tiny", word="mouse", out=page)
+    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.S)[1]
+    first = json.loads(data)["views"][0]
+    assert len(first["habits"]) == 4 and first["habits"][0]["layer"] == 0
+    assert sorted(first["features"]["heads"]) == list("0123")
+    assert [place[1] for place in first["projection"]["places"]] == ["mouse", "mouse"]
+    assert len(first["projection"]["points"]) == len(readings[0].hidden)
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
+from qkv.commands.trained import load_any
 from qkv.errors import ArgumentError, must
 from qkv.lens.reading import Reading, read
 from qkv.lens.serve import serve
 from qkv.lens.serve.run import check_served
-from qkv.models.pretrained import default_folder, load_bert
+from qkv.models.pretrained import default_folder
 from qkv.text.corpus import encodable
-from qkv.text.tokenizer import load_tokenizer
 
 LONGEST = 1 << 15
 """Tokens of the longest text: a map of 32,768 × 32,768 is the largest that is shown."""
@@ -22,8 +22,7 @@ def serve_models(names: Sequence[str | None], texts: Sequence[str], *, port: int
     check_served(port)
     models = {}
     for name in names:
-        folder = name or default_folder()
-        model, tokenizer = load_bert(folder), load_tokenizer(folder)
+        model, tokenizer = load_any("see", name or default_folder())
 
         def reader(text: str, model=model, tokenizer=tokenizer) -> Reading:  # type: ignore[no-untyped-def]
             tokens = len(tokenizer.encode(encodable(text)).ids)

@@ -9,7 +9,7 @@ from qkv.commands.trained import check_see, load, show
 from qkv.errors import ArgumentError, must
 from qkv.lens.page.view import View
 from qkv.lens.printable import printable
-from qkv.lens.views import across_view, alignment_view, text_view
+from qkv.lens.views import alignment_view, translation_views
 from qkv.models.recurrent import Recurrent
 from qkv.models.transformer import Transformer
 from qkv.models.translation import translate
@@ -64,8 +64,4 @@ def _views(
             raise ArgumentError(must("translate", "--see", "be left out", "a model without attention"))
         return [alignment_view(title, after, from_, model.with_alignment(*pair)[1][0])]
     maps = model.with_maps(*pair)
-    return [
-        across_view(title, after, from_, maps.cross, query=0),
-        text_view(f"{title} · source", from_, maps.encoder),
-        text_view(f"{title} · target", to, maps.decoder),
-    ]
+    return translation_views(title, from_, to, after, encoder=maps.encoder, cross=maps.cross, decoder=maps.decoder)

@@ -19,7 +19,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial, reduce
 from operator import and_
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 from weakref import WeakKeyDictionary, ref
 
 import torch
@@ -27,6 +27,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from qkv.attention import Attends, attend, attend_with_map, attention_map
+from qkv.core.types import Bias
 from qkv.errors import ArgumentError, KindError, QkvError, UnsupportedError, must
 from qkv.integrations.huggingface import ClosedMask, asked_of
 from qkv.masks.algebra import Mask
@@ -36,6 +37,8 @@ from qkv.masks.padding import padding
 from qkv.masks.spans import spans_of
 from qkv.masks.window import window
 from qkv.mechanisms.multihead import MultiHead
+from qkv.positions.dense import DenseBias
+from qkv.positions.diagonals import diagonals_of
 
 PARTS = ("query", "key", "value", "score", "bias", "mask", "select", "dropout")
 """What a call can be made with otherwise: `run(mask=…)`."""
@@ -55,6 +58,7 @@ class Call:
     given: dict[str, Any]
 
 
+@runtime_checkable
 class Run(Protocol):
     """Computes the heads' outputs [*batch, heads, queries, value_dim] as the model would, or with changed parts."""
 
@@ -85,6 +89,11 @@ class Lens:
     refused: dict[str, str] = field(default_factory=dict)
     """Names of modules whose calls say what qkv does not know, and why; they run untouched."""
 
+    @property
+    def is_here(self) -> bool:
+        """Whether this thread, or task, is the one that looks."""
+        return any(lens is self for lens in _LENSES.get())
+
 
 # The lenses of this thread, or task: a model that another one runs meanwhile is not seen, and not changed.
 _LENSES: ContextVar[tuple[Lens, ...]] = ContextVar("lenses", default=())
@@ -112,6 +121,8 @@ def intercepted(model: nn.Module, around: Around) -> Iterator[Lens]:
             yield lens
         finally:
             _LENSES.reset(token)
+            _LAST.set(None)
+            _LAST_BIAS.set(None)
 
 
 def _site(name: str, module: nn.Module) -> Site:
@@ -316,6 +327,8 @@ def _given(
         mask = mask[..., : key.shape[2]] if mask.shape[-1] > key.shape[2] else mask
         found = _told_by_spans(mask)
     given = asked_of(module, query, key, None if found is not None else mask, **told)
+    if isinstance(bias := given["bias"], Tensor) and bias is told.get("position_bias"):
+        given["bias"] = _told_by_diagonals(bias)
     return given if found is None else given | {"mask": found}
 
 
@@ -342,8 +355,19 @@ def _spelled_blocks(blocks: Any, query: Tensor, key: Tensor) -> Tensor:
     return create_mask(blocks.mask_mod, *sizes, device=str(query.device))
 
 
-# A model hands one mask to all its layers.
+# A model hands one mask, and one bias of positions, to all its layers.
 _LAST: ContextVar[tuple["ref[Tensor]", int, Mask | None] | None] = ContextVar("last", default=None)
+_LAST_BIAS: ContextVar[tuple["ref[Tensor]", int, Bias] | None] = ContextVar("last_bias", default=None)
+
+
+def _told_by_diagonals(bias: Tensor) -> Bias:
+    """Tell relative positions by their diagonals, where they are that."""
+    version = 0 if bias.is_inference() else bias._version
+    last = _LAST_BIAS.get()
+    if last is None or last[0]() is not bias or last[1] != version:
+        last = (ref(bias), version, diagonals_of(bias) or DenseBias(bias))
+        _LAST_BIAS.set(last)
+    return last[2]
 
 
 def _told_by_spans(mask: Tensor) -> Mask | None:

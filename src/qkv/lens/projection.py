@@ -40,5 +40,5 @@ def project(
         found = (near @ near.T).fill_diagonal_(-torch.inf).topk(min(NEAREST, len(labels) - 1))
         nearest.append(found.indices)
         cosines.append(found.values)
-    points, nearest, cosines = (torch.stack(parts).cpu().numpy() for parts in (points, nearest, cosines))
-    return Projection(word, labels, marks, points, shares, nearest, cosines)
+    drawn, near_by, by = (torch.stack(parts).cpu().numpy() for parts in (points, nearest, cosines))
+    return Projection(word, labels, marks, drawn, shares, near_by, by)

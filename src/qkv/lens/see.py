@@ -16,7 +16,7 @@ from qkv.lens.page.view import Projection, View
 from qkv.lens.printable import printable
 from qkv.lens.projection import project
 from qkv.lens.reading import Reading
-from qkv.lens.terminal import comparison_table, console, heads_table, heatmap, telling_table
+from qkv.lens.terminal import alignment, alignment_table, comparison_table, console, heads_table, heatmap, telling_table
 from qkv.lens.views import MapLayers, features
 from qkv.lens.words import Comparison, compare, vectors, word_ranges
 
@@ -51,7 +51,10 @@ def see(
 
     Raises: ArgumentError if there is no such layer, head, word or habit; FileError if a file cannot be written.
     """
-    _check(readings, layer, head)
+    pairs = [reading for reading in readings if reading.source is not None]
+    # What looks at itself; a recurrent translator does not.
+    readings = [part for reading in readings for part in (reading.source, reading) if part is not None and part.maps]
+    _check(readings, pairs, layer, head)
     if sort is not None and sort not in ORDERS:
         raise ArgumentError(must("see", "--sort", f"be one of {', '.join(ORDERS)}", repr(sort)))
     if depth is not None and (out is None or len(readings) != 1):
@@ -74,11 +77,14 @@ def see(
         if sort is not None:
             screen.print()
             screen.print(heads_table(seen.habits, sort))
+    for pair in pairs:
+        screen.print()
+        screen.print(alignment_table(pair))
     if word is not None and comparison is not None:
         screen.print()
         screen.print(comparison_table(readings, word, comparison, screen.width))
     if numbers is not None:
-        write_whole("see", numbers, _numbers(readings, model, found, word, comparison), overwrite=True)
+        write_whole("see", numbers, _numbers(readings, pairs, model, found, word, comparison), overwrite=True)
         screen.print(f"\nnumbers: {printable(str(numbers))}", soft_wrap=True)
     if out is not None and depth is not None:
         (reading,), (shown,) = readings, found
@@ -91,7 +97,8 @@ def see(
         screen.print(f"page: {printable(str(out))} ({size / 1e6:.2f} MB), open it in a browser", soft_wrap=True)
     elif out is not None:
         projected = None if word is None or comparison is None else _project(readings, word, comparison)
-        views = [_view(*pair, projected) for pair in zip(readings, found, strict=True)]
+        views = [_view(*one, projected, pairs) for one in zip(readings, found, strict=True)]
+        views += [_across(pair) for pair in pairs]
         size = write_page(out, views, title="Attention", subtitle=model)
         screen.print(f"\npage: {printable(str(out))} ({size / 1e6:.2f} MB), open it in a browser", soft_wrap=True)
 
@@ -108,8 +115,8 @@ class Look:
     why: str
 
 
-def _check(readings: Sequence[Reading], layer: int | None, head: int | None) -> None:
-    maps = readings[0].maps
+def _check(readings: Sequence[Reading], pairs: Sequence[Reading], layer: int | None, head: int | None) -> None:
+    maps = readings[0].maps if readings else pairs[0].cross
     for name, index, size in (("layer", layer, len(maps)), ("head", head, maps[0].grid.heads)):
         if index is not None and not 0 <= index < size:
             raise ArgumentError(must("see", name, f"lie in 0..{size - 1}", index, f"the model has {size} {name}s"))
@@ -147,7 +154,9 @@ def _look(reading: Reading, layer: int | None, head: int | None, word: Sequence[
     return Look(measured, telling(measured), best.layer, best.head, query, why)
 
 
-def _view(reading: Reading, seen: Look, projection: Projection | None) -> View:
+def _view(reading: Reading, seen: Look, projection: Projection | None, pairs: Sequence[Reading]) -> View:
+    found = {id(part): (pair, name) for pair in pairs for part, name in ((pair.source, "encoder"), (pair, "decoder"))}
+    pair, part = found.get(id(reading), (None, None))
     return View(
         reading.text,
         reading.labels,
@@ -159,7 +168,27 @@ def _view(reading: Reading, seen: Look, projection: Projection | None) -> View:
         features=[features(seen) for seen in reading.maps],
         habits=seen.habits,
         projection=projection,
+        group=None if pair is None else _name(pair),
+        part=part,
     )
+
+
+def _across(pair: Reading) -> View:
+    assert pair.source is not None
+    return View(
+        _name(pair),
+        pair.after,
+        MapLayers(pair.cross),
+        keys=pair.source.labels,
+        query=0,
+        features=[features(seen) for seen in pair.cross],
+        group=_name(pair),
+        part="cross",
+    )
+
+
+def _name(pair: Reading) -> str:
+    return f"{pair.source.text if pair.source else ''} → {pair.text}"
 
 
 def _project(readings: Sequence[Reading], word: str, comparison: Comparison) -> Projection | None:
@@ -178,6 +207,7 @@ def _project(readings: Sequence[Reading], word: str, comparison: Comparison) -> 
 
 def _numbers(
     readings: Sequence[Reading],
+    pairs: Sequence[Reading],
     model: str,
     found: Sequence[Look],
     word: str | None,
@@ -208,6 +238,17 @@ def _numbers(
             }
         )
     numbers: dict[str, object] = {"generator": "qkv see", "model": model, "texts": texts}
+    if pairs:
+        numbers["pairs"] = [
+            {
+                "source": pair.source.text if pair.source else "",
+                "target": pair.text,
+                "keys": pair.source.labels if pair.source else [],
+                "tokens": pair.after,
+                "weights": alignment(pair).tolist(),
+            }
+            for pair in pairs
+        ]
     if comparison is not None:
         numbers["word"] = {
             "word": word,

@@ -87,6 +87,26 @@ def _colour(weight: float) -> str:
     return "#" + "".join(f"{round(low + (high - low) * share):02x}" for low, high in zip(pale, deep, strict=True))
 
 
+def alignment(pair: Reading) -> Float[Tensor, "target source"]:
+    """Give where each token that was written looked in the source: the mean of the last layer's heads."""
+    return pair.cross[-1].dense()[0].mean(0)
+
+
+def alignment_table(pair: Reading) -> RenderableType:
+    """List for each token that was written what it looked at most in the source."""
+    assert pair.source is not None
+    table = Table(box=None, pad_edge=False)
+    for name in ("written", "looks at"):
+        table.add_column(name, overflow="fold")
+    labels = [printable(label) for label in pair.source.labels]
+    for name, row in zip(pair.after, alignment(pair), strict=True):
+        best = row.topk(min(3, len(labels)))
+        shares = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        table.add_row(printable(name), ", ".join(f"{labels[at]} {share:.0%}" for at, share in shares if share >= 0.005))
+    title = f"“{_short(pair.source.text)}” → “{_short(pair.text)}”: the last layer, mean of its heads"
+    return Group(Text(title, style="italic"), table)
+
+
 def telling_table(reading: Reading, chosen: dict[str, Head]) -> RenderableType:
     """List the telling heads, what they do in numbers, and their strongest links."""
     table = Table(box=None, pad_edge=False)

@@ -34,16 +34,48 @@ def features(seen: AttentionMap) -> tuple[np.ndarray, np.ndarray] | None:
     return (query * seen.pair.scale).cpu().numpy(), key.cpu().numpy()
 
 
-def text_view(title: str, labels: Sequence[str], maps: Sequence[AttentionMap], *, query: int | None = None) -> View:
-    """View a text that looks at itself, layer by layer; `query` is the token that is shown first."""
-    return View(title, labels, MapLayers(maps), query=query)
-
-
-def across_view(
-    title: str, target: Sequence[str], source: Sequence[str], maps: Sequence[AttentionMap], *, query: int | None = None
+def text_view(
+    title: str,
+    labels: Sequence[str],
+    maps: Sequence[AttentionMap],
+    *,
+    query: int | None = None,
+    words: Sequence[tuple[int, int]] = (),
+    group: str | None = None,
+    part: str | None = None,
 ) -> View:
-    """View a target that looks at its source, layer by layer."""
-    return View(title, target, MapLayers(maps), keys=source, query=query)
+    """View a text that looks at itself, layer by layer; `query` is the token that is shown first."""
+    known = [features(seen) for seen in maps]
+    weights = MapLayers(maps)
+    return View(title, labels, weights, query=query, words=words, features=known, group=group, part=part)
+
+
+def translation_views(
+    title: str,
+    source: Sequence[str],
+    target: Sequence[str],
+    after: Sequence[str],
+    *,
+    encoder: Sequence[AttentionMap],
+    cross: Sequence[AttentionMap],
+    decoder: Sequence[AttentionMap],
+) -> list[View]:
+    """View a pair: the target that looks at its source, by what comes `after` each token, and both at themselves."""
+    across = View(
+        title,
+        after,
+        MapLayers(cross),
+        keys=source,
+        query=0,
+        features=[features(seen) for seen in cross],
+        group=title,
+        part="cross",
+    )
+    return [
+        across,
+        text_view(f"{title} · source", source, encoder, group=title, part="encoder"),
+        text_view(f"{title} · target", target, decoder, group=title, part="decoder"),
+    ]
 
 
 def alignment_view(

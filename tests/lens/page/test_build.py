@@ -10,6 +10,7 @@ import sys
 import time
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html.parser import HTMLParser
 from importlib import resources
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 
 from qkv.errors import ArgumentError, FileError, KindError, ShapeError
-from qkv.lens.page import Image, View, render_page, write_page
+from qkv.lens.page import Image, Projection, View, render_page, write_page
 from qkv.lens.page.build import OTHER_PARTS, PARTS, bundle
 
 HOSTILE = [
@@ -35,6 +36,22 @@ HOSTILE = [
     "👩‍👩‍👧",
     "w" * 10_000,
 ]
+
+
+@dataclass(frozen=True)
+class Row:
+    layer: int
+    head: int | None
+    change: str
+    loss: float
+    vector: float
+    left_out: list
+
+
+def places(count=2, **changes):
+    given = {"labels": ["a"] * count, "marks": [(0, 1)] * count, "points": np.zeros((1, count, 2)), "shares": [1.0]}
+    given |= {"nearest": np.zeros((1, count, 1), int), "cosines": np.ones((1, count, 1))}
+    return Projection(word="a", **{**given, **changes})
 
 
 def softmax(shape, seed=0, spread=1.0):
@@ -111,6 +128,45 @@ def test_a_picture_comes_back():
     bytes_ = np.frombuffer(base64.b64decode(packed["pixels"]), np.uint8).reshape(packed["height"], packed["width"])
     assert (packed["rows"], packed["columns"]) == (2, 3)
     assert np.abs(bytes_ / 255 - pixels).max() <= 0.5 / 255 + 1e-7
+
+
+def halves(packed, dim):
+    return np.frombuffer(base64.b64decode(packed), "<f2").reshape(-1, dim)
+
+
+def test_features_come_back_of_the_heads_that_fit():
+    chance = np.random.default_rng(0)
+    features = [(chance.standard_normal((3, 5, 4)), chance.standard_normal((3, 5, 4))) for _ in range(2)]
+    features[0][0][1, 0] = [1e9, -np.inf, np.nan, 0.5]
+    packed = data_of(render_page([view(features=features)], title="t"))["views"][0]["features"]
+    assert sorted(packed["heads"]) == list("012345") and set(packed["dim"].values()) == {4}
+    for head, both in packed["heads"].items():
+        for part, given in zip(both, features[int(head) // 3], strict=True):
+            if head != "1":
+                np.testing.assert_allclose(halves(part, 4), given[int(head) % 3], rtol=1e-3, atol=1e-6)
+    assert halves(packed["heads"]["1"][0], 4)[0].tolist() == [65504, -65504, 0, 0.5]
+    room = data_of(render_page([view(features=features, start=(1, 1))], title="t", budget=1500))["views"][0]["features"]
+    assert next(iter(room["heads"])) == "4" and len(room["heads"]) == 2
+    assert data_of(render_page([view(features=[None, None])], title="t"))["views"][0]["features"] is None
+
+
+def test_tables_hold_numbers_and_words():
+    rows = [Row(0, None, "off", 1 / 3, float("nan"), [1]), Row(1, 2, "x" * 10_000, 0.0, 1.0, [])]
+    found = data_of(render_page([view(effects=rows)], title="t"))["views"][0]["effects"]
+    assert found[0] == {"layer": 0, "head": None, "change": "off", "loss": 0.333333, "vector": None}
+    assert len(found[1]["change"]) == 200
+
+
+def test_only_words_of_parts_are_merged():
+    data = data_of(render_page([view(words=[(0, 1), (1, 3)])], title="t"))["views"][0]
+    assert (data["words"], data["keyWords"]) == ([[1, 3]], [])
+
+
+def test_a_word_in_context_is_cut_around_the_word():
+    labels, marks = ["a" * 1000 + "word" + "b" * 1000, "word"], [(1000, 1004), (0, 4)]
+    seen = Projection("word", labels, marks, np.zeros((1, 2, 2)), [1.0], np.array([[[1], [0]]]), np.ones((1, 2, 1)))
+    data = data_of(render_page([view(projection=seen)], title="t"))["views"][0]["projection"]
+    assert data["places"] == [["a" * 200, "word", "b" * 200], ["", "word", ""]]
 
 
 @pytest.mark.parametrize(
@@ -327,6 +383,47 @@ def nan():
         ),
         ({"weights": nan()}, ArgumentError, r"View: weights must lie between 0 and 1; got NaN \(layer 0, head 1; pass"),
         ({"weights": -softmax((1, 1, 5, 5))}, ArgumentError, "View: weights must lie between 0 and 1; got -"),
+        ({"query": 5}, ArgumentError, r"View: query must lie in 0\.\.4; got 5 \(counted from 0\)"),
+        ({"unknown": [5]}, ArgumentError, r"View: unknown must number tokens, 0\.\.4; got \[5\]"),
+        ({"words": [(3, 6)]}, ArgumentError, r"View: words must be ranges in order within 0\.\.5; got \[\(3, 6\)\]"),
+        ({"words": [(2, 4), (1, 3)]}, ArgumentError, r"View: words must be ranges in order within 0\.\.5"),
+        ({"key_words": [(1, 1)]}, ArgumentError, r"View: key_words must be ranges in order .*; got \[\(1, 1\)\]"),
+        ({"part": "middle"}, ArgumentError, "View: part must be one of encoder, decoder, cross; got 'middle'"),
+        (
+            {"features": [None]},
+            ShapeError,
+            "View: features must be of 2 layers; got 1",
+        ),
+        (
+            {"features": [None, (np.ones((3, 5, 4)), np.ones((3, 4, 4)))]},
+            ShapeError,
+            r"View: features must be \[3, 5, dim\] and \[3, 5, dim\]; got \[3, 5, 4\], \[3, 4, 4\] in layer 1",
+        ),
+        (
+            {"features": [None, (np.ones((3, 5, 4), int), np.ones((3, 5, 4)))]},
+            KindError,
+            "View: features must be floating point; got int64, float64",
+        ),
+        (
+            {"projection": places(1)},
+            ArgumentError,
+            "Projection: labels must be of 2 to 1,000 places; got 1",
+        ),
+        (
+            {"projection": places(marks=[])},
+            ShapeError,
+            "Projection: marks must be one for each of the 2 labels; got 0",
+        ),
+        (
+            {"projection": places(points=np.zeros((2, 2, 2)))},
+            ShapeError,
+            r"Projection: points, nearest and cosines must be \[1, 2, 2\], \[1, 2, k\] and \[1, 2, k\]; got \[\[2, 2,",
+        ),
+        (
+            {"projection": places(cosines=np.full((1, 2, 1), np.nan))},
+            ArgumentError,
+            "Projection: points and cosines must be finite; got NaN or inf",
+        ),
         (
             {"start": (0, 9)},
             ArgumentError,

@@ -124,7 +124,8 @@ def _answer(models: Mapping[str, Read], shelf: Shelf, model: str, text: str) -> 
     try:
         with Deadline(deadline.SECONDS):
             reading = models[model](text)
-        tokens, maps = len(reading.labels), reading.maps
+        # A recurrent translator attends across alone.
+        tokens, maps = len(reading.labels), reading.maps or reading.cross
         if tokens > ROWS or len(maps) * maps[0].grid.heads * tokens**2 > WEIGHTS:
             labels = [label[:LONGEST_TOKEN] for label in reading.labels]
             sizes = {"layers": len(maps), "heads": maps[0].grid.heads}
@@ -142,8 +143,8 @@ def _answer(models: Mapping[str, Read], shelf: Shelf, model: str, text: str) -> 
 
 
 def _views(reading: Reading) -> list[View]:
-    views = list(reading.views())
-    if len(views) > 1:
+    views = reading.views()
+    if reading.source is not None:
         return views
     words = word_ranges(reading.text, reading.spans, reading.special)
     return [replace(views[0], words=words, habits=habits(reading))]

@@ -1,0 +1,444 @@
+"""How `watch` keeps what it sees: a track of each layer's sequence, whose rows may come step by step."""
+
+import copy
+import re
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from qkv.attention import Attends, attention_map
+from qkv.core.map import AttentionMap, tensors_of
+from qkv.core.types import Bias, Grid
+from qkv.errors import ArgumentError, must
+from qkv.lens.calls import Call, Lens, Run
+from qkv.masks.algebra import Mask
+from qkv.masks.dense import dense_mask
+from qkv.masks.spans import Spans, spans_of
+from qkv.positions.dense import DenseBias
+from qkv.positions.diagonals import Diagonals
+from qkv.selections.sink import Sink
+
+
+class Watching:
+    """Takes the calls of a model, and keeps a track of each layer."""
+
+    def __init__(self, layers: list[int] | None, heads: list[int] | None, queries: list[int] | None) -> None:
+        self.layers, self.heads, self.queries = layers, heads, queries
+        self.tracks: dict[tuple[int, int], Track] = {}
+        self.goes_on = False
+        """Whether the last self-attention went on from keys that were seen before."""
+        self.moved: Int[Tensor, " rows"] | None = None
+        """How it found the batch's rows moved, as a beam search moves them."""
+        self._depth = 0
+        self._turns: dict[int, int] = {}
+        self._ran: set[str] = set()
+        self._told: tuple[Mask | Tensor, Grid, Spans | None] | None = None
+
+    def begin(self, model: nn.Module, lens: Lens, stack: ExitStack) -> None:
+        """Notice when the model, or a stack of it, begins to run, and which modules that attend do."""
+        self.lens, self.model = lens, model
+        for name, module in model.named_modules():
+            if name.count(".") <= 2 and not re.search(r"\d", name):
+                for handle in (
+                    module.register_forward_pre_hook(self._enter),
+                    module.register_forward_hook(self._leave, always_call=True),
+                ):
+                    stack.callback(handle.remove)
+        for name, module in _attending(model).items():
+            handle = module.register_forward_pre_hook(lambda *_, name=name: self._ran.add(name))
+            stack.callback(handle.remove)
+
+    def _enter(self, *_: object) -> None:
+        if not self.lens.is_here:
+            return
+        if self._depth == 0:
+            self._turns.clear()
+        self._depth += 1
+
+    def _leave(self, *_: object) -> None:
+        if self.lens.is_here:
+            self._depth -= 1
+
+    def unseen(self) -> dict[str, str]:
+        """Say of the modules that attend which were not seen, and why."""
+        seen = {track.name for track in self.tracks.values()}
+        found = {}
+        for name, module in _attending(self.model).items():
+            skipped = self.layers is not None and self.lens.sites[id(module)].layer not in self.layers
+            if name in seen or (skipped and name not in self.lens.refused):
+                continue
+            kind = type(module).__name__
+            if name in self.lens.refused:
+                found[name] = self.lens.refused[name]
+            elif name not in self._ran and not isinstance(module, Attends):
+                found[name] = "it did not run inside the block"
+            elif isinstance(module, Attends):
+                found[name] = "it did not attend inside the block"
+            elif isinstance(module, nn.MultiheadAttention):
+                found[name] = "torch computes it in one call; qkv.MultiHead.from_torch(module) can be seen"
+            elif type(module).__module__.startswith("qkv."):
+                found[name] = f"{kind} computes its weights itself, and its result holds them"
+            else:
+                found[name] = f"{kind} computes attention itself, not by transformers' attention functions"
+        return found
+
+    def take(self, call: Call, run: Run) -> Tensor:
+        """Keep a call, and let it run."""
+        with torch.no_grad():
+            self._keep(call)
+        return run()
+
+    def _keep(self, call: Call) -> None:
+        module = id(call.module)
+        # A module that is called again in one pass goes on, or serves as another layer.
+        turn = self._turns.get(module, 0)
+        slots = [(module, turn - 1), (module, turn)] if turn else [(module, 0)]
+        tracks = [self.tracks.get(slot) for slot in slots]
+        found = next((track for track in tracks if track is not None and track.joins(call, self, turn > 0)), None)
+        if call.kind == "self":
+            self.goes_on = found is not None
+        if found is None:
+            slot = slots[-1]
+            if not turn:
+                for old in [each for each in self.tracks if each[0] == module and each[1]]:
+                    del self.tracks[old]
+            stack, taken = _stack(call.name), {}
+            for other, track in self.tracks.items():
+                if (track.stack, track.kind) == (stack, call.kind):
+                    taken[track.layer] = other
+            layer = call.layer
+            while taken.get(layer, slot) != slot:
+                layer += 1
+            if self._depth:
+                self._turns[module] = slot[1] + 1
+            if self.layers is not None and layer not in self.layers:
+                return
+            found = self.tracks[slot] = Track(call.name, stack, call.kind, layer)
+        elif self._depth and not turn:
+            self._turns[module] = 1
+        found.add(call, self)
+
+    def mask(self, call: Call) -> Mask | None:
+        """Give a call's mask."""
+        mask = call.given.get("mask")
+        return dense_mask(mask) if isinstance(mask, Tensor) else mask
+
+    def spans(self, call: Call) -> Spans | None:
+        """Tell a call's mask by spans, once for all layers that share it; None if some query sees more than one."""
+        mask, query, key = call.given.get("mask"), call.query, call.key
+        grid = Grid(tuple(query.shape[:-3]), query.shape[-3], query.shape[-2], key.shape[-2], query.device)
+        if mask is None:
+            zero = torch.zeros(grid.queries, dtype=torch.int64, device=grid.device)
+            return Spans(zero, zero + grid.keys)
+        if isinstance(mask, Spans):
+            return mask
+        if self._told is None or self._told[0] is not mask or self._told[1] != grid:
+            self._told = (mask, grid, _told(mask, grid))
+        return self._told[2]
+
+    def real(self, call: Call) -> int:
+        """Count a call's keys up to the last that some query sees: a static cache has room for more."""
+        keys = call.key.shape[-2]
+        if call.kind == "cross" or keys == call.query.shape[-2] or call.given.get("mask") is None:
+            return keys
+        spans = self.spans(call)
+        return keys if spans is None else max(call.query.shape[-2], int(spans.stop.max().clamp(max=keys)))
+
+
+def _told(mask: Mask | Tensor, grid: Grid) -> Spans | None:
+    if isinstance(mask, Tensor):
+        return spans_of(mask.expand(*mask.shape[:-2], grid.queries, grid.keys))
+    some, every = mask.runs(1, grid)
+    if some.start.shape[-1] != 1 or not torch.equal(some.start, every.start) or not torch.equal(some.stop, every.stop):
+        return None
+    return Spans(some.start.squeeze(-1), some.stop.squeeze(-1))
+
+
+@dataclass(eq=False)
+class _Rows:
+    """Queries that came in one call: which are kept, and what their weights follow from beside query and key."""
+
+    kept: Int[Tensor, " kept"]
+    grid: Grid
+    first: int
+    """Where the call's first key stands among all keys."""
+    mask: Mask | None
+    spans: Spans | None
+    bias: Bias | None
+    moved: Int[Tensor, " rows"] | None = None
+    """Which of the call's batch rows each row has become."""
+
+    def pick(self, x: Tensor, heads: Int[Tensor, " heads"] | None, beside: int) -> Tensor:
+        """Pick batch rows and heads of what has `beside` more dimensions behind them; a dimension of 1 is all."""
+        if heads is not None and x.ndim > beside and x.shape[-1 - beside] > 1:
+            x = x.index_select(-1 - beside, heads)
+        if self.moved is not None and x.ndim == beside + 2 and x.shape[0] > 1:
+            x = x.index_select(0, self.moved)
+        return x
+
+    def dense(self, keys: int, heads: Int[Tensor, " heads"] | None) -> Tensor:
+        """Spell out which of all keys the kept queries see."""
+        mask = self.mask or self.spans
+        assert mask is not None
+        shown = self.pick(mask.tile(self.kept, self.grid.columns(), self.grid), heads, 2)
+        return F.pad(shown, (self.first, keys - self.first - self.grid.keys))
+
+
+@dataclass(frozen=True, eq=False)
+class _Biases:
+    """The biases of several calls, one under another; 0 at keys that a call did not have."""
+
+    rows: list[_Rows]
+    heads: Int[Tensor, " heads"] | None
+
+    def check(self, grid: Grid) -> None:
+        pass
+
+    def tile(self, rows: Int[Tensor, " rows"], columns: Int[Tensor, " columns"], grid: Grid) -> Tensor:
+        parts, start = [], 0
+        for call in self.rows:
+            stop = start + len(call.kept)
+            inside = rows[(rows >= start) & (rows < stop)] - start
+            if len(inside):
+                here = columns - call.first
+                has = (here >= 0) & (here < call.grid.keys)
+                part = columns.new_zeros((len(inside), len(columns)), dtype=torch.float32)
+                if call.bias is not None:
+                    found = call.bias.tile(call.kept[inside], here.clamp(0, call.grid.keys - 1), call.grid)
+                    part = torch.where(has, call.pick(found, self.heads, 2), 0)
+                parts.append(part)
+            start = stop
+        lead = torch.broadcast_shapes(*(part.shape[:-2] for part in parts))
+        return torch.cat([part.expand(*lead, -1, -1) for part in parts], dim=-2)
+
+
+@dataclass(eq=False)
+class Track:
+    """One sequence that a module attended in: its queries so far, and all keys that they met."""
+
+    name: str
+    stack: str
+    kind: str
+    layer: int
+    queries: list[Tensor] = field(default_factory=list)
+    rows: list[_Rows] = field(default_factory=list)
+    store: Tensor | None = None
+    """All keys, and room for more."""
+    total: int = 0
+    read: Tensor | None = None
+    """What the last call gave as its keys: a memory is known again by where it lies."""
+    given: dict[str, Any] = field(default_factory=dict)
+    heads: Int[Tensor, " heads"] | None = None
+    _map: AttentionMap | None = None
+
+    @property
+    def seen(self) -> int:
+        """How many queries there were."""
+        return sum(rows.grid.queries for rows in self.rows)
+
+    def joins(self, call: Call, watching: Watching, again: bool) -> bool:
+        """Say whether a call goes on with this sequence; `again` if the module has run in this pass before."""
+        key, store = call.key, self.store
+        if store is None or key.shape[-3::2] != store.shape[-3::2] or key.dtype != store.dtype:
+            return False
+        if call.kind == "cross":
+            if key.shape[:-3] != store.shape[:-3] or key.shape[-2] != self.total:
+                return False
+            alone = all(track.kind == "cross" for track in watching.tracks.values())
+            steps = again or watching.goes_on or (alone and self.read is not None and _lie_alike(key, self.read))
+            if not steps or not torch.equal(key, store):
+                return False
+            self._move(watching.moved)
+            return True
+        watching.moved = None
+        held = watching.real(call) - call.query.shape[-2]
+        # What a cache holds is what was seen before, or the last of it where a window slides along.
+        if not 0 < held <= self.total:
+            return False
+        new, old = key[..., :held, :], store[..., self.total - held : self.total, :]
+        if new.shape == old.shape and torch.equal(new, old):
+            return True
+        moved = _moved(new, old, self._shown() if held == self.total else None)
+        if moved is None:
+            return False
+        if not torch.equal(moved, torch.arange(len(old), device=moved.device)):
+            watching.moved = moved
+            self._move(moved)
+        assert self.store is not None
+        # What nobody saw, as the padding of a shorter prompt, may have been overwritten.
+        self.store[..., self.total - held : self.total, :] = new
+        return True
+
+    def _shown(self) -> Tensor | None:
+        """Say which keys the last query saw."""
+        last = self.rows[-1]
+        if last.spans is None or last.grid.keys != self.total or last.spans.start.ndim < 3:
+            return None
+        start, stop = (last.pick(ends[..., -1:], None, 1)[:, :1] for ends in (last.spans.start, last.spans.stop))
+        columns = torch.arange(self.total, device=start.device)
+        return ((columns >= start) & (columns < stop))[..., None]
+
+    def _append(self, new: Tensor) -> None:
+        """Add keys, in a store that doubles when it is full."""
+        assert self.store is not None
+        count = self.total + new.shape[-2]
+        if self.store.shape[-2] < count:
+            room = self.store.new_empty((*self.store.shape[:-2], 2 * count, self.store.shape[-1]))
+            room[..., : self.total, :] = self.store[..., : self.total, :]
+            self.store = room
+        self.store[..., self.total : count, :] = new
+        self.total = count
+
+    def _move(self, moved: Int[Tensor, " rows"] | None) -> None:
+        """Let row i of the batch become what row `moved[i]` was."""
+        if moved is None or len(self.queries[0]) <= int(moved.max()):
+            return
+        self.queries = [x.index_select(0, moved) for x in self.queries]
+        self.store = None if self.store is None else self.store.index_select(0, moved)
+        for rows in self.rows:
+            rows.moved = moved if rows.moved is None else rows.moved.index_select(0, moved)
+
+    def add(self, call: Call, watching: Watching) -> None:
+        """Take the queries of a call in, and the keys that are new."""
+        query, key = call.query.detach(), call.key.detach()
+        real = watching.real(call)
+        grid = Grid(tuple(query.shape[:-3]), query.shape[-3], query.shape[-2], real, query.device)
+        mask, spans = watching.mask(call), watching.spans(call)
+        if self.store is None:
+            self.store, self.total = _own(key[..., :real, :]), real
+        elif call.kind == "self":
+            self._append(key[..., real - grid.queries : real, :])
+        self.read, first = key if call.kind == "cross" else None, self.total - real
+        if not self.rows:
+            self.given = {name: _still(call.given.get(name)) for name in ("score", "select")}
+            if watching.heads is not None:
+                self.heads = torch.tensor(watching.heads, device=query.device)
+                if watching.heads[-1] >= grid.heads:
+                    rule = f"lie in 0..{grid.heads - 1}"
+                    raise ArgumentError(must("watch", "heads", rule, watching.heads[-1], f"all that {self.name} has"))
+        kept = grid.rows()
+        if watching.queries is not None:
+            wanted = [at - self.seen for at in watching.queries if self.seen <= at < self.seen + grid.queries]
+            kept = torch.tensor(wanted, dtype=torch.int64, device=query.device)
+            query = query.index_select(-2, kept)
+        if self.heads is not None:
+            query = query.index_select(-3, self.heads)
+        bias = call.given.get("bias")
+        bias = DenseBias(bias) if isinstance(bias, Tensor) else bias
+        if isinstance(bias, DenseBias) and bias.tensor.shape[-1] > real:
+            # A static cache's bias reaches as far as its store does.
+            bias = DenseBias(bias.tensor[..., :real])
+        bias = _still(bias)
+        self.queries.append(_own(query))
+        self.rows.append(_Rows(kept, grid, first, None if spans is not None else mask, spans, bias))
+        self._map = None
+
+    def map(self) -> AttentionMap:
+        """Make the map of all queries so far."""
+        if self._map is None:
+            assert self.store is not None
+            with torch.no_grad():
+                # The store goes on to be written to.
+                query, key = torch.cat(self.queries, dim=-2), self.store[..., : self.total, :].clone()
+                given = self.given
+                if self.heads is not None:
+                    group = self.rows[0].grid.heads // key.shape[-3]
+                    key = key.index_select(-3, self.heads // group)
+                    if isinstance(given["select"], Sink) and given["select"].logits.numel() > 1:
+                        given = given | {"select": Sink(given["select"].logits[self.heads])}
+                self._map = attention_map(query, key, mask=self._mask(), bias=self._bias(), **given)
+        return self._map
+
+    def _whole(self) -> _Rows | None:
+        """Give the only call, if all of it is kept."""
+        alone = len(self.rows) == 1 and self.heads is None and len(self.rows[0].kept) == self.rows[0].grid.queries
+        return self.rows[0] if alone else None
+
+    def _mask(self) -> Mask | None:
+        whole = self._whole()
+        if whole is not None and whole.spans is None:
+            return whole.mask
+        if any(rows.spans is None for rows in self.rows):
+            dense = [rows.dense(self.total, self.heads) for rows in self.rows]
+            lead = torch.broadcast_shapes(*(part.shape[:-2] for part in dense))
+            return dense_mask(torch.cat([part.expand(*lead, -1, -1) for part in dense], dim=-2))
+        ends = []
+        for name in ("start", "stop"):
+            parts = []
+            for rows in self.rows:
+                end = getattr(rows.spans, name).index_select(-1, rows.kept)
+                parts.append(rows.pick(end, self.heads, 1) + rows.first)
+            lead = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
+            ends.append(torch.cat([part.expand(*lead, -1) for part in parts], dim=-1))
+        return Spans(*ends)
+
+    def _bias(self) -> Bias | None:
+        whole = self._whole()
+        if whole is not None:
+            return whole.bias
+        return None if all(rows.bias is None for rows in self.rows) else _Biases(self.rows, self.heads)
+
+
+def _own(x: Tensor) -> Tensor:
+    """Give a tensor that holds no other memory: a view of a larger store would keep it, and change with it."""
+    return x if x.untyped_storage().nbytes() == x.numel() * x.element_size() else x.clone()
+
+
+def _lie_alike(x: Tensor, y: Tensor) -> bool:
+    return x.data_ptr() == y.data_ptr() and x.shape == y.shape
+
+
+def _still(part: Any) -> Any:
+    """Detach what a part holds, so that it keeps no graph, and an optimiser's step does not reach it."""
+    if isinstance(part, DenseBias):
+        return DenseBias(part.tensor.detach())
+    if isinstance(part, Diagonals):
+        return Diagonals(part.table.detach(), part.above)
+    if not any(tensor.requires_grad and tensor.is_leaf for tensor in tensors_of(part)):
+        return part
+    return copy.deepcopy(part)
+
+
+def _moved(new: Tensor, old: Tensor, shown: Tensor | None) -> Int[Tensor, " rows"] | None:
+    """Find which old row of the batch each new one goes on from; None if one goes on from none."""
+    if new.ndim != 4 or new.shape[1:] != old.shape[1:]:
+        return None
+    found = []
+    for row in new:
+        for at, before in enumerate(old):
+            same = row == before
+            if shown is not None:
+                same = same | ~shown[at if len(shown) > 1 else 0]
+            if bool(same.all()):
+                found.append(at)
+                break
+        else:
+            return None
+    return torch.tensor(found, device=new.device)
+
+
+def _stack(name: str) -> str:
+    """Give the name that the layers of a stack share."""
+    return re.split(r"(?:^|\.)\d+(?:\.|$)", name)[0]
+
+
+def _attending(model: nn.Module) -> dict[str, nn.Module]:
+    """Find the modules that attend, by their kind or by what models call it; of those inside one another the inner."""
+    named = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, Attends) or re.search("Attention|Attn|Coverage|Monotonic", type(module).__name__)
+    }
+    # Inner modules come after, with a longer name.
+    return {
+        name: module
+        for name, module in named.items()
+        if not any(
+            other is not module and any(other is inner for inner in module.modules()) for other in named.values()
+        )
+    }
