@@ -387,3 +387,21 @@ def test_a_layer_that_was_not_seen():
         seen[2]
     with pytest.raises(ArgumentError, match=r"^Seen\[…\]: name must be one that was seen; got 'x' \(the names seen: l"):
         seen["x"]
+
+
+def test_what_was_seen_can_be_shown():
+    model = gpt()
+    with torch.no_grad(), qkv.watch(model) as seen:
+        model(WORDS)
+    (view,) = seen.views()
+    assert list(view.tokens) == [str(row) for row in range(7)] and view.keys is None and len(view.weights) == 2
+    close(torch.from_numpy(view.weights[1]), seen[1].dense()[0])
+    assert "<iframe" in qkv.show(seen, widget=False)._repr_html_()
+
+
+def test_what_was_seen_of_a_pair_is_shown_by_its_stacks():
+    model = tiny(PAIRS["t5, relative positions"])
+    with torch.no_grad(), qkv.watch(model) as seen:
+        model(input_ids=WORDS, decoder_input_ids=WORDS[:, :3])
+    sizes = {view.title.rpartition(" ")[2]: view.shape for view in seen.views() if view.shape != (7, 7)}
+    assert len(seen.views()) == 3 and sizes == {"self": (3, 3), "cross": (3, 7)}

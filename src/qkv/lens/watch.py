@@ -17,7 +17,10 @@ from torch import nn
 from qkv.core.map import AttentionMap
 from qkv.errors import ArgumentError, KindError, UnsupportedError, must
 from qkv.lens.calls import intercepted
+from qkv.lens.notebook import Shown
+from qkv.lens.page import View
 from qkv.lens.tracks import Track, Watching
+from qkv.lens.views import MapLayers
 
 Picked: TypeAlias = int | Sequence[int] | range | None
 """Some layers, heads or queries by their numbers, or all."""
@@ -84,7 +87,7 @@ class Stack(Mapping[int, AttentionMap]):
         return f"Stack({', '.join(f'{layer}: {track.name}' for layer, track in self._tracks.items())})"
 
 
-class Seen:
+class Seen(Shown):
     """What a `watch` has seen: `seen[3]` is layer 3's map, `seen["decoder.layers.3.cross_attn"]` that of a module.
 
     With an encoder and a decoder: `seen.encoder[3]`, `seen.decoder[3]`, `seen.cross[3]`.
@@ -110,6 +113,22 @@ class Seen:
         for track in self._watching.tracks.values():
             found.setdefault((track.stack, track.kind), {})[track.layer] = track
         return {name: Stack(dict(sorted(tracks.items()))) for name, tracks in found.items()}
+
+    def views(self) -> list[View]:
+        """View each stack's first example for a page, its tokens by number; in a notebook it shows itself so."""
+        found = []
+        for (name, kind), stack in self.stacks.items():
+            shapes: dict[tuple[int, ...], list[AttentionMap]] = {}
+            for seen in stack.values():
+                shapes.setdefault(seen.shape[-3:], []).append(seen)
+            for (_, queries, keys), maps in shapes.items():
+                # A query stands at the last keys, unless it looks at what is not its own.
+                first = keys - queries if kind == "self" else 0
+                tokens, across = [str(first + row) for row in range(queries)], [str(key) for key in range(keys)]
+                found.append(
+                    View(f"{name} · {kind}", tokens, MapLayers(maps), keys=None if tokens == across else across)
+                )
+        return found
 
     @property
     def encoder(self) -> Stack:
