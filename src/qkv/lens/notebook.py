@@ -127,7 +127,7 @@ def _widget() -> Any:
     import anywidget
     import traitlets
 
-    class Page(anywidget.AnyWidget):  # type: ignore[misc]
+    class Page(anywidget.AnyWidget):
         _esm = WIDGET
         _page = traitlets.Unicode().tag(sync=True)
         _sandbox = traitlets.Unicode(SANDBOX).tag(sync=True)
