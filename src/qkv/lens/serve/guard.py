@@ -8,9 +8,10 @@ browser as a cookie, by a link that serves once: a link is seen by others, in a 
 import asyncio
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 
 from starlette.datastructures import Headers
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -19,6 +20,9 @@ BODY = 1 << 20
 
 BODY_SECONDS = 10.0
 """How long a request's body may take to come."""
+
+LINGER_SECONDS = 0.5
+"""How long what is too large is read on and thrown away: who is cut off while sending does not hear why."""
 
 SAFE = {
     "x-content-type-options": "nosniff",
@@ -129,23 +133,28 @@ async def body_of(request: Request) -> bytes:
 
     Raises: BodyError.
     """
-    too_large = BodyError(413, f"a request must have at most {BODY:,} bytes")
-    # What is no number h11 has refused.
-    if int(request.headers.get("content-length", 0)) > BODY:
-        raise too_large
-    content = bytearray()
+    content, stream = bytearray(), request.stream()
 
-    async def collect() -> None:
-        async for part in request.stream():
-            content.extend(part)
-            if len(content) > BODY:
-                raise too_large
+    async def collect(keep: bool) -> None:
+        async for part in stream:
+            if keep:
+                content.extend(part)
+                if len(content) > BODY:
+                    return
 
     try:
-        await asyncio.wait_for(collect(), BODY_SECONDS)
+        # What is no number h11 has refused.
+        if int(request.headers.get("content-length", 0)) <= BODY:
+            await asyncio.wait_for(collect(True), BODY_SECONDS)
+            if len(content) <= BODY:
+                return bytes(content)
     except (asyncio.TimeoutError, TimeoutError):
         raise BodyError(408, f"a request must come within {BODY_SECONDS:g} seconds") from None
-    return bytes(content)
+    except ClientDisconnect:
+        raise BodyError(400, "a request must come whole") from None
+    with suppress(asyncio.TimeoutError, TimeoutError, ClientDisconnect):
+        await asyncio.wait_for(collect(False), LINGER_SECONDS)
+    raise BodyError(413, f"a request must have at most {BODY:,} bytes")
 
 
 def _same(given: str, wanted: str) -> bool:
