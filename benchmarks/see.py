@@ -3,16 +3,14 @@
 python -m benchmarks.see
 
 A 6 × 384 GPT-2 of 12 heads (72, as MiniLM's), random, in transformers. Runs take turns in one process, on one thread
-and in processor time: medians, and quartiles of the ratio to the same model as it runs unseen. Memory is what a process
-of its own needs for one pass above what it held before. BertViz embeds every weight as decimal text: where it is not
-installed, its bytes are counted by writing them so. `python -m benchmarks.see bytes` writes the pages alone.
+and in processor time: medians, and quartiles of the ratio to the same model as it runs unseen. Memory is what stays
+when the pass is over. BertViz embeds every weight as decimal text: where it is not installed, its bytes are counted by
+writing them so. `python -m benchmarks.see times` (or memory, bytes) is one part.
 """
 
 import io
 import json
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -33,7 +31,9 @@ def model_of(implementation: str) -> nn.Module:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
-    config = GPT2Config(vocab_size=8192, n_embd=384, n_layer=6, n_head=12, n_positions=1024)
+    config = GPT2Config(
+        vocab_size=8192, n_embd=384, n_layer=6, n_head=12, n_positions=1024, bos_token_id=0, eos_token_id=0
+    )
     return GPT2LMHeadModel._from_config(config, attn_implementation=implementation).eval()
 
 
@@ -60,16 +60,6 @@ def check(length: int) -> None:
     seen, weights = runs["qkv.watch (sdpa)"](), runs["output_attentions (eager)"]()
     for layer, theirs in enumerate(weights):  # type: ignore[arg-type]
         torch.testing.assert_close(seen[layer].dense(), theirs, rtol=0, atol=1e-5)  # type: ignore[index]
-
-
-def peak(name: str, length: int) -> None:
-    """Print how many MiB one pass takes, in this process."""
-    run = runs_of(length)[name]
-    runs_of(16)[name]()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    kept = run()
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
-    del kept
 
 
 def page_bytes(maps: list[Tensor], labels: list[str]) -> tuple[int, int]:
@@ -101,38 +91,46 @@ def pages() -> None:
         )
 
 
-def main() -> None:
-    """Measure time and memory, and print them."""
+def times() -> None:
+    """Measure time, and print it."""
     torch.set_num_threads(1)
     for length in LENGTHS:
         check(length)
         runs = runs_of(length)
-        times: dict[str, list[float]] = {name: [] for name in runs}
+        took: dict[str, list[float]] = {name: [] for name in runs}
         for turn in range(ROUNDS + 1):
             for name, run in runs.items():
                 start = time.process_time()
                 run()
+                # The first turn warms up.
                 if turn:
-                    times[name].append(time.process_time() - start)
-        unseen = times["unseen (sdpa)"]
-        print(f"\n{length} tokens", flush=True)
-        for name, took in times.items():
-            ratios = sorted(one / base for one, base in zip(took, unseen, strict=True))
-            asked = [sys.executable, "-m", "benchmarks.see", name, str(length)]
-            memory = float(subprocess.run(asked, capture_output=True, text=True, check=True).stdout)
+                    took[name].append(time.process_time() - start)
+        print(f"{length} tokens", flush=True)
+        for name, each in took.items():
+            ratios = sorted(one / base for one, base in zip(each, took["unseen (sdpa)"], strict=True))
             low, high = ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]
+            median = 1e3 * statistics.median(each)
             print(
-                f"  {name:28} {1e3 * statistics.median(took):8.1f} ms  {statistics.median(ratios):5.2f} "
-                f"({low:.2f} to {high:.2f})  {memory:7.1f} MiB",
-                flush=True,
+                f"  {name:28} {median:8.1f} ms  {statistics.median(ratios):5.2f} ({low:.2f} to {high:.2f})", flush=True
             )
 
 
+def memory() -> None:
+    """Count the bytes that stay when a pass is over, and print them."""
+    for length in LENGTHS:
+        runs = runs_of(length)
+        seen, weights = runs["qkv.watch (sdpa)"](), runs["output_attentions (eager)"]()
+        maps = [seen[layer] for layer in range(len(weights))]  # type: ignore[index,arg-type]
+        ours = sum(x.untyped_storage().nbytes() for one in maps for x in (one.query, one.key))
+        theirs = sum(x.untyped_storage().nbytes() for x in weights)  # type: ignore[attr-defined]
+        print(
+            f"{length} tokens, kept: qkv.watch {ours / 1e6:.1f} MB, output_attentions {theirs / 1e6:.1f} MB", flush=True
+        )
+
+
+PARTS = {"times": times, "memory": memory, "bytes": pages}
+
 if __name__ == "__main__":
     with torch.no_grad():
-        if len(sys.argv) > 2:
-            peak(sys.argv[1], int(sys.argv[2]))
-        else:
-            if sys.argv[1:] != ["bytes"]:
-                main()
-            pages()
+        for part in sys.argv[1:] or PARTS:
+            PARTS[part]()

@@ -281,14 +281,19 @@ app.add_typer(lab, name="lab")
 
 Results = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where results are kept.")]
 Language = Annotated[str, typer.Option("--lang", metavar="en|zh", help="The language.")]
+Full = Annotated[bool, typer.Option("--full", help="The larger form, meant for a GPU.")]
+Table = Annotated[
+    Path | None,
+    typer.Option(metavar="PATH", help="Your own pairs, with --full: two columns, or JSON; dates without it."),
+]
 
 
 @lab.command("list")
-def list_labs(out: Results = Path("labs"), lang: Language = "en") -> None:
+def list_labs(out: Results = Path("labs"), lang: Language = "en", full: Full = False, data: Table = None) -> None:
     """List the labs, each with its question."""
     from qkv.commands.lab import list_labs
 
-    list_labs(out, lang)
+    list_labs(out, lang, full=full, data=data)
 
 
 @lab.command("show")
@@ -296,11 +301,13 @@ def show_lab(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A lab.")],
     out: Results = Path("labs"),
     lang: Language = "en",
+    full: Full = False,
+    data: Table = None,
 ) -> None:
     """Show a question, its answer, and what was measured last."""
     from qkv.commands.lab import show_lab
 
-    show_lab(name, out, lang)
+    show_lab(name, out, lang, full=full, data=data)
 
 
 @lab.command("run")
@@ -308,7 +315,8 @@ def run_lab(
     names: Annotated[list[str], typer.Argument(metavar="NAME...|all", help="Which labs.")],
     seeds: Annotated[int, typer.Option(help="How many seeds.")] = 3,
     first_seed: Annotated[int, typer.Option(help="The first of them.")] = 0,
-    full: Annotated[bool, typer.Option("--full", help="The larger form, meant for a GPU.")] = False,
+    full: Full = False,
+    data: Table = None,
     again: Annotated[bool, typer.Option("--again", help="Measure again what is measured already.")] = False,
     out: Results = Path("labs"),
     lang: Language = "en",
@@ -317,7 +325,7 @@ def run_lab(
     from qkv.commands.lab import run
 
     try:
-        fine = run(names, seeds=seeds, first_seed=first_seed, full=full, out=out, again=again, language=lang)
+        fine = run(names, seeds=seeds, first_seed=first_seed, full=full, data=data, out=out, again=again, language=lang)
     except KeyboardInterrupt:
         print("stopped; what is measured is kept, and the same command goes on", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -326,11 +334,8 @@ def run_lab(
 
 
 @lab.command("report")
-def report_labs(
-    out: Results = Path("labs"),
-    full: Annotated[bool, typer.Option("--full", help="Of the larger form.")] = False,
-) -> None:
+def report_labs(out: Results = Path("labs"), full: Full = False, data: Table = None) -> None:
     """Write the report of what was measured: a page for each question, in English and Chinese."""
     from qkv.commands.lab import report
 
-    report(out, full=full)
+    report(out, full=full, data=data)

@@ -32,10 +32,17 @@ def test_generate(qkv, gpt, tmp_path):
     assert line.startswith("The cat") and len(line) == 12 and told.startswith("page: page.html")
     (view,) = views_of(tmp_path / "page.html")
     assert "".join(view["tokens"]) == line and view["keys"] is None
+    assert view["words"][0] == [0, 3] and len(view["features"]["heads"]) == view["layers"] * view["heads"]
     assert qkv("generate", "run", "The cat", "--new", 5, "--temperature", 0)[1] == line + "\n"
     first, same, other = (qkv("generate", "run", "The cat", "--seed", seed)[1] for seed in (1, 1, 2))
     assert first == same != other
     assert qkv("generate", "run", "The cat", "--new", 5, "--beams", 3)[1].startswith("The cat")
+    status, out, err = qkv("see", "The cat", "--model", "run", "--out", "seen.html")
+    assert status == 0, err
+    (view,) = views_of(tmp_path / "seen.html")
+    assert "layer 0, head" in out and view["tokens"] == ["T", "h", "e", " ", "c", "a", "t"]
+    status, _, err = qkv("see", "The cat", "--model", "run", "--target", "The dog")
+    assert status == 1 and err == "qkv: read: target must be left out; got 'The dog' (a Gpt reads one text)\n"
 
 
 def test_generate_refuses(qkv, gpt):
@@ -76,6 +83,15 @@ def test_translate(qkv, tmp_path, attention):
     parts = ["cross", "encoder", "decoder"] if attention is None else [None]
     assert [view["part"] for view in views] == 2 * parts
     assert views[0]["keys"] == [*"12 cats", "</s>"] and views[0]["tokens"][-1] == "</s>"
+    status, out, err = qkv("see", "12 cats", "--model", "run", "--target", "12 chats", "--out", "seen.html")
+    if attention in ("hard", "coverage"):
+        assert status == 1 and "computes its weights itself, and its result holds them" in err
+        return
+    assert status == 0, err
+    assert "“12 cats” → “12 chats”" in out
+    views = views_of(tmp_path / "seen.html")
+    assert len(views) == (3 if attention is None else 1)
+    assert views[-1]["keys"] == [*"12 cats", "</s>"] and views[-1]["tokens"] == [*"12 chats", "</s>"]
 
 
 def test_without_attention_there_is_nothing_to_see(qkv, tmp_path):

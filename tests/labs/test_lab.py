@@ -1,13 +1,15 @@
 """Thresholds and verdicts: what is reached, and what follows from it."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from qkv import errors
-from qkv.labs import NAMES, all_labs, find_lab
+from qkv.labs import NAMES, PAPERS, all_labs, find_lab
 from qkv.labs.lab import Both, Claim, Progress, Verdict, at_least, at_most, between, means
 from qkv.labs.scaling import LAB
+from qkv.labs.table import Table
 
 WHY = Both("because", "因为")
 
@@ -26,6 +28,12 @@ WHY = Both("because", "因为")
         (at_least("x", 0.0, WHY), [float("inf")], False),
         (at_most("x", 0.0, WHY), [float("-inf")], False),
         (at_most("other", 5.0, WHY), [1.0], False),
+        # Half of σ above, then twice of it.
+        (at_most("x", 2.0, WHY, spread=True), [2.0 - 0.5, 2.0 + 1.5], True),
+        (at_most("x", 2.0, WHY, spread=True), [2.1, 2.2], False),
+        (at_most("x", 2.0, WHY, spread=True), [2.1], False),
+        (at_most("x", 2.0, WHY, spread=True), [1.0, float("nan")], False),
+        (at_most("x", 2.0, WHY, spread=True), [1.0, float("inf")], False),
     ],
 )
 def test_a_threshold_is_met_or_not(threshold, values, met):
@@ -38,8 +46,9 @@ def test_rules_are_written():
         at_most("x", 2.0, WHY),
         between("x", -0.1, 0.1, WHY),
         between("x", 0.0, 0.0, WHY),
+        at_most("x", 0.0, WHY, spread=True),
     ]
-    assert [threshold.rule for threshold in rules] == ["≥ 0.08", "≤ 2", "−0.1 … 0.1", "= 0"]
+    assert [threshold.rule for threshold in rules] == ["≥ 0.08", "≤ 2", "−0.1 … 0.1", "= 0", "≤ 0 + σ"]
 
 
 def claim(limit):
@@ -93,6 +102,32 @@ def test_unknown_names_suggest_the_nearest():
         find_lab("scalling")
     with pytest.raises(errors.ArgumentError, match=r"`qkv lab list` names them"):
         find_lab("zzzzz")
+
+
+def test_the_full_form_of_some_is_a_papers_own():
+    for name in NAMES:
+        quick, full = find_lab(name), find_lab(name, full=True)
+        assert (quick.form, full.form) == ("quick", "full") and quick.size == quick.quick and full.size == full.full
+        assert full.question == quick.question and full.name == quick.name
+        assert (full.measure is not quick.measure) == full.takes_pairs == (name in PAPERS)
+        assert (quick.options, full.options) == ("", " --full") and (quick.key, full.key) == (
+            f"{name}.quick",
+            f"{name}.full",
+        )
+
+
+def test_pairs_go_to_those_that_take_them():
+    table = Table(Path("my pairs.tsv"), "1a2b")
+    lab = find_lab("heads", full=True, table=table)
+    assert lab.table is lab.size.table is table and find_lab("heads", full=True).table is None
+    assert lab.options == " --full --data 'my pairs.tsv'" and lab.key == "heads.full-1a2b"
+    assert {lab.name for lab in all_labs(full=True, table=table) if lab.table} == set(PAPERS)
+    with pytest.raises(
+        errors.ArgumentError,
+        match=r"^lab: --data must be given to the full form of alignment, placement, local, heads; got scaling in its "
+        r"full form \(it makes its own data\)$",
+    ):
+        find_lab("scaling", full=True, table=table)
 
 
 def test_each_name_is_its_labs_own():

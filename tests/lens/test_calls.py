@@ -9,7 +9,7 @@ from architectures import DECODERS, ENCODERS, PAIRS, RAGGED, TOKENS, tiny
 
 import qkv
 from qkv.errors import ArgumentError, KindError
-from qkv.lens.calls import intercepted
+from qkv.lens.calls import _given, intercepted
 from qkv.mechanisms.luong import GlobalAttention
 from qkv.text.batching import Sequences
 
@@ -146,7 +146,9 @@ def test_both_stacks_of_a_translator():
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa", "qkv"])
-@pytest.mark.parametrize("name", [*ENCODERS, *DECODERS])
+@pytest.mark.parametrize(
+    "name", ["bert", "gpt2", "llama", "mistral, a window", "gemma2, a window and soft caps", "gpt-oss, sinks"]
+)
 def test_models_of_transformers_pass(name, implementation):
     pytest.importorskip("transformers")
     qkv.register()
@@ -199,3 +201,27 @@ def test_bad_arguments_are_refused(gpt):
     unknown = r"^run: what is changed must be of query, key, .*, dropout; got weights$"
     with pytest.raises(ArgumentError, match=unknown), intercepted(gpt, Notes(weights=1)):
         gpt(WORDS)
+
+
+def test_what_flash_and_flex_attention_are_told():
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    module, query, key = torch.nn.Linear(1, 1), torch.zeros(2, 4, 5, 8), torch.zeros(2, 2, 7, 8)
+    module.is_causal = True
+    kept = torch.arange(7) < torch.tensor([[7], [4]])
+    given = _given("flash_attention_2", module, query, key, kept.long(), (), {"sliding_window": 3})
+    expected = qkv.causal() & qkv.window(3) & qkv.padding(keys=kept)
+    assert torch.equal(given["mask"].dense(5, 7, batch=(2,)), expected.dense(5, 7, batch=(2,)))
+    assert _given("flash_attention_2", module, query, key, None, (), {"is_causal": False})["mask"] is None
+    blocks = create_block_mask(lambda b, h, q, k: k <= q + 2, 2, None, 5, 7, device="cpu")
+    given = _given("flex_attention", module, query, key, blocks, (), {"scaling": 0.5})
+    assert torch.equal(given["mask"].dense(5, 7, batch=(2,)).expand(2, 1, 5, 7), blocks_dense(5, 7))
+    assert _given("flex_attention", module, query, key, None, (), {})["mask"] is None
+    assert _given("sdpa", module, query, query, None, (), {})["mask"] == qkv.causal()
+    # An empty store is longer than the queries, which stand at its start.
+    assert _given("sdpa", module, query, key, None, (), {})["mask"] == qkv.causal(offset=0)
+    assert _given("eager", module, query, query, None, (), {})["mask"] is None
+
+
+def blocks_dense(queries, keys):
+    return (torch.arange(keys) <= torch.arange(queries)[:, None] + 2).expand(2, 1, queries, keys)

@@ -13,7 +13,8 @@ from qkv.errors import ArgumentError, FileError, UnsupportedError
 from qkv.lens.reading import read
 from qkv.lens.see import see
 from qkv.models.captioner import Captioner, CaptionerConfig
-from qkv.models.recurrent import NoAttention, Recurrent, RecurrentConfig
+from qkv.models.looking import NoAttention
+from qkv.models.recurrent import Recurrent, RecurrentConfig
 from qkv.text.tokenizer import END, START, train_byte_bpe
 
 
@@ -44,7 +45,8 @@ def test_a_gpt_reads_and_letters_of_several_tokens_stay_whole(bytes_):
     assert "�" not in "".join(reading.labels) and reading.labels[-3:] == ["鼠", "鼠₂", "鼠₃"]
     assert "".join(reading.text[start:stop] for start, stop in reading.spans[:-2]) == "the cat 鼠"
     assert len(reading.maps) == 2 and len(reading.hidden) == 3 and reading.weights(1).shape[1] == len(reading.labels)
-    assert torch.equal(reading.weights(0), reading.weights(0).tril())
+    weights = reading.weights(0)
+    assert torch.equal(weights, weights.tril())
 
 
 @pytest.mark.parametrize("kind", ["transformer", "recurrent"])

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import qkv
-from qkv.lens.views import features, text_view, translation_views
+from qkv.lens.views import features, text_view, translation_views, words_of
 
 
 @pytest.mark.parametrize("key_heads", [1, 2, 4])
@@ -39,3 +39,11 @@ def test_the_views_of_a_translation_are_one_group():
         ("encoder", "t", (2, 2)),
         ("decoder", "t", (3, 3)),
     ]
+
+
+def test_words_of_tokens_that_spell_a_text():
+    assert words_of(["un", "believ", "able", " mice", ",", " 鼠", "标", "</s>"]) == [
+        *[(0, 3), (3, 4), (4, 5), (5, 6), (6, 7), (7, 8)],
+    ]
+    assert words_of(list("a cat")) == [(0, 1), (1, 2), (2, 5)]
+    assert words_of(["▁un", "able", "▁mice"]) == [(0, 2), (2, 3)]

@@ -253,6 +253,25 @@ def test_generation_of_transformers(name, implementation, cache):
         close(seen[layer].dense().transpose(1, 2)[rows], theirs[..., :14].transpose(1, 2)[rows])
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt-oss, sinks"])
+def test_some_heads_of_shared_keys_and_of_sinks(name):
+    pytest.importorskip("transformers")
+    model = tiny(DECODERS[name])
+    with torch.no_grad(), qkv.watch(model, heads=[1, 2], queries=[0, 8]) as seen:
+        expected = model(TOKENS, output_attentions=True).attentions
+    for layer, theirs in enumerate(expected):
+        close(seen[layer].dense(), theirs[:, 1:3, [0, 8], :9])
+
+
+def test_one_of_the_layers_that_share_a_module():
+    pytest.importorskip("transformers")
+    model = tiny(ENCODERS["albert, one layer used twice"])
+    with torch.no_grad(), qkv.watch(model, layers=[1]) as seen:
+        expected = model(TOKENS, output_attentions=True).attentions
+    assert list(seen.layers) == [1]
+    close(seen[1].dense(), expected[1])
+
+
 def test_beams_of_transformers():
     pytest.importorskip("transformers")
     model = tiny(DECODERS["gpt2"], "sdpa")
@@ -377,6 +396,21 @@ def test_numbers_that_are_none_are_refused(asked, kind, text):
         model(WORDS)
 
 
+def test_what_was_seen_is_viewed_stack_by_stack():
+    torch.manual_seed(0)
+    model = qkv.Transformer(qkv.TransformerConfig(vocabulary=20, width=16, layers=2, heads=2, feed_forward=32)).eval()
+    with torch.no_grad(), qkv.watch(model) as seen:
+        model(pairs([1, 2, 3]), pairs([1, 2]))
+    views = seen.views()
+    assert [view.title for view in views] == [
+        "self attention in encoder", "self attention in decoder", "cross attention in decoder",
+    ]  # fmt: skip
+    for view in views:
+        view.check()
+    assert views[2].keys == ["0", "1", "2"] and views[0].keys is None and len(views[2].weights) == 2
+    close(torch.from_numpy(views[2].weights[1]), seen.cross[1].dense()[0])
+
+
 def test_a_layer_that_was_not_seen():
     model = gpt()
     with pytest.raises(UnsupportedError, match=r"got it has none of these layers$"), qkv.watch(model, layers=[2, 3]):
@@ -397,11 +431,3 @@ def test_what_was_seen_can_be_shown():
     assert list(view.tokens) == [str(row) for row in range(7)] and view.keys is None and len(view.weights) == 2
     close(torch.from_numpy(view.weights[1]), seen[1].dense()[0])
     assert "<iframe" in qkv.show(seen, widget=False)._repr_html_()
-
-
-def test_what_was_seen_of_a_pair_is_shown_by_its_stacks():
-    model = tiny(PAIRS["t5, relative positions"])
-    with torch.no_grad(), qkv.watch(model) as seen:
-        model(input_ids=WORDS, decoder_input_ids=WORDS[:, :3])
-    sizes = {view.title.rpartition(" ")[2]: view.shape for view in seen.views() if view.shape != (7, 7)}
-    assert len(seen.views()) == 3 and sizes == {"self": (3, 3), "cross": (3, 7)}

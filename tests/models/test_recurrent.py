@@ -8,22 +8,18 @@ from torch import nn
 import qkv
 from qkv import errors
 from qkv.mechanisms.luong import GlobalAttention, InputFeeding, Luong
-from qkv.models.recurrent import (
+from qkv.models.looking import (
     AdditiveAttention,
     ConcatScore,
     CoverageAttention,
     Hard,
-    InputFed,
     LocalM,
     LocalP,
     LocationScore,
-    LookThenStep,
     LuongAttention,
     NoAttention,
-    Recurrent,
-    RecurrentConfig,
-    StepThenLook,
 )
+from qkv.models.recurrent import InputFed, LookThenStep, Recurrent, RecurrentConfig, StepThenLook
 from qkv.text.batching import Sequences
 
 ATTENTIONS = [

@@ -8,7 +8,8 @@ from torch import nn
 
 from qkv import errors
 from qkv.models.generation import beam_search
-from qkv.models.recurrent import AdditiveAttention, CoverageAttention, InputFed, LocalM, Recurrent, RecurrentConfig
+from qkv.models.looking import AdditiveAttention, CoverageAttention, LocalM
+from qkv.models.recurrent import InputFed, Recurrent, RecurrentConfig
 from qkv.models.transformer import Transformer, TransformerConfig
 from qkv.models.translation import in_rows, translate
 from qkv.text.batching import Sequences

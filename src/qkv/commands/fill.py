@@ -11,6 +11,7 @@ from qkv.commands.trained import check_see, load, show
 from qkv.errors import ArgumentError, must
 from qkv.lens.printable import printable
 from qkv.lens.views import text_view
+from qkv.lens.words import word_ranges
 from qkv.models.bert import Bert
 from qkv.models.generation import fill
 from qkv.text.corpus import encodable
@@ -43,4 +44,6 @@ def fill_text(place: str, text: str, *, best: int, see: Path | None) -> None:
     if see is not None:
         with torch.no_grad():
             seen = model.encode(tokens, segments)
-        show(see, [text_view(text, encoding.tokens, seen.maps, query=int(found.places[0]))], place)
+        special = [bool(flag) for flag in encoding.special_tokens_mask]
+        words = word_ranges(text, encoding.offsets, special)
+        show(see, [text_view(text, encoding.tokens, seen.maps, query=int(found.places[0]), words=words)], place)

@@ -6,7 +6,7 @@ import torch
 
 from qkv.commands.trained import check_see, load, show
 from qkv.errors import ArgumentError, must
-from qkv.lens.views import text_view
+from qkv.lens.views import text_view, words_of
 from qkv.models.generation import NO_TOKEN, beam_search, generate, greedy, sample
 from qkv.models.gpt import Gpt
 from qkv.text.corpus import encodable
@@ -58,5 +58,6 @@ def continue_text(
         whole = [*prompt, *made]
         with torch.no_grad():
             seen = model.encode(torch.tensor([whole]))
-        view = text_view(text or "…", token_labels(tokenizer, whole), seen.maps, query=len(prompt) - 1)
+        labels = token_labels(tokenizer, whole)
+        view = text_view(text or "…", labels, seen.maps, query=len(prompt) - 1, words=words_of(labels))
         show(see, [view], place)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qkv.errors import ArgumentError, must
 from qkv.labs import all_labs, find_lab
@@ -11,21 +11,24 @@ from qkv.labs.running.results import Result, figures_of, find_results
 from qkv.labs.running.runner import run_labs
 from qkv.lens.printable import printable
 
+if TYPE_CHECKING:
+    from qkv.labs.table import Table
+
 LANGUAGES = ("en", "zh")
 
 
-def list_labs(out: Path, language: str) -> None:
+def list_labs(out: Path, language: str, *, full: bool, data: Path | None) -> None:
     """Print each lab with its question, and its verdict if it was run."""
     say = _sayer(language)
-    for lab in all_labs():
+    for lab in all_labs(full=full, table=_table(data, full)):
         results, _ = find_results(out, lab)
         verdict = f"  [{say(lab.verdict(figures_of(results)).value)}]" if results else ""
         print(f"{lab.name:12} {say(lab.question)}{verdict}")
 
 
-def show_lab(name: str, out: Path, language: str) -> None:
+def show_lab(name: str, out: Path, language: str, *, full: bool, data: Path | None) -> None:
     """Print a lab's question and answer, and what it measured last."""
-    lab, say = find_lab(name), _sayer(language)
+    lab, say = find_lab(name, full=full, table=_table(data, full)), _sayer(language)
     words = {"follow_up": Both("The follow-up", "追问"), "trap": Both("The trap", "陷阱")}
     print(f"{say(lab.question)}\n\n{say(lab.answer)}")
     for part, title in words.items():
@@ -36,23 +39,32 @@ def show_lab(name: str, out: Path, language: str) -> None:
     if results:
         print_results(lab, results, language)
     else:
-        print(say(Both(f"not measured yet: qkv lab run {name}", f"尚未测量：qkv lab run {name}")))
+        command = f"qkv lab run {name}{lab.options}"
+        print(say(Both(f"not measured yet: {command}", f"尚未测量：{command}")))
 
 
 def run(
-    names: Sequence[str], *, seeds: int, first_seed: int, full: bool, out: Path, again: bool, language: str
+    names: Sequence[str],
+    *,
+    seeds: int,
+    first_seed: int,
+    full: bool,
+    data: Path | None,
+    out: Path,
+    again: bool,
+    language: str,
 ) -> bool:
     """Run labs, print what they measured, and say whether every seed did, and every lab came out."""
     for option, value, least, most in (("--seeds", seeds, 1, 1000), ("--first-seed", first_seed, 0, 2**31)):
         if not least <= value <= most:
             raise ArgumentError(must("lab run", option, f"be {least} … {most}", value))
     say, asked = _sayer(language), range(first_seed, first_seed + seeds)
-    chosen = [find_lab(name) for name in dict.fromkeys(names) if name != "all"]
-    labs = all_labs() if "all" in names else chosen
-    form = "full" if full else "quick"
-    fine = not run_labs(labs, seeds=asked, form=form, out=out, again=again)
+    table = _table(data, full)
+    chosen = [find_lab(name, full=full, table=table) for name in dict.fromkeys(names) if name != "all"]
+    labs = all_labs(full=full, table=table) if "all" in names else chosen
+    fine = not run_labs(labs, seeds=asked, out=out, again=again)
     for lab in labs:
-        results, wrong = find_results(out, lab, form)
+        results, wrong = find_results(out, lab)
         results = [result for result in results if result.seed in asked]
         _print_wrong(wrong)
         fine = fine and len(results) == seeds
@@ -69,13 +81,13 @@ def _print_wrong(lines: Sequence[str]) -> None:
         print(printable(line))
 
 
-def report(out: Path, *, full: bool) -> None:
+def report(out: Path, *, full: bool, data: Path | None) -> None:
     """Write the report of all results."""
     from qkv.labs.report.site import write_report
 
-    labs, results = all_labs(), {}
+    labs, results = all_labs(full=full, table=_table(data, full)), {}
     for lab in labs:
-        results[lab.name], wrong = find_results(out, lab, "full" if full else "quick")
+        results[lab.name], wrong = find_results(out, lab)
         _print_wrong(wrong)
     place = write_report(out / "report", labs, results)
     print(f"report: {place}, open it in a browser")
@@ -99,6 +111,17 @@ def print_results(lab: Lab, results: Sequence[Result], language: str) -> None:
         for claim in lab.claims:
             held = say(Both("so", "属实") if claim.holds(averages) else Both("not so", "不实"))
             print(f"    [{held}] {say(claim.says)}")
+
+
+def _table(data: Path | None, full: bool) -> "Table | None":
+    """Read a user's pairs, before any work."""
+    if data is None:
+        return None
+    if not full:
+        raise ArgumentError(must("lab", "--data", "go with --full", str(data), "the quick forms make their own data"))
+    from qkv.labs.table import Table
+
+    return Table.read(data)
 
 
 def _sayer(language: str) -> Any:

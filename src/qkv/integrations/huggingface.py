@@ -208,6 +208,8 @@ def closed_mask(
 
     given = [tensor for tensor in (attention_mask, q_offset) if isinstance(tensor, Tensor)]
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing() or not are_concrete(*given)
+    # So transformers asks for the mask of a step that it compiles, which takes plain tensors alone.
+    traced = traced or (q_length == 1 and not (allow_is_causal_skip or allow_is_bidirectional_skip))
     offset = 0 if traced else int(q_offset) - kv_offset
     parts = None if traced or use_vmap else _parts(mask_function, q_length, kv_length, offset, kv_offset, device)
     if parts is None:
@@ -257,6 +259,9 @@ def _parts(
         return None if None in each else [mask for masks in each for mask in masks or ()]
     if is_made_by(theirs.sliding_window_overlay, 1):
         width = held["sliding_window"]
+        # Models ask for masks of windows that they have not, and that no layer takes.
+        if width < 1:
+            return None
         # Nor does a window hide anything that all keys fit into.
         return [] if place is None and width >= keys else [window(before=width - 1, after=keys, offset=place)]
     if is_made_by(theirs.sliding_window_bidirectional_overlay, 1):

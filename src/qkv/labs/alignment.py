@@ -11,7 +11,7 @@ import qkv
 from qkv.labs.lab import Both, Claim, Figures, Lab, Progress, at_least, at_most
 from qkv.labs.puzzles import START, answered, as_pairs, copying, draw_symbols
 from qkv.labs.running.fit import fit
-from qkv.models.recurrent import AdditiveAttention, Attention, LuongAttention, NoAttention
+from qkv.models.looking import AdditiveAttention, Attention, LuongAttention, NoAttention
 from qkv.text.batching import Pairs
 from qkv.text.dates import date_pairs
 
@@ -271,7 +271,6 @@ LAB = Lab(
         "16 个符号整行复制正确的比例：无注意力 {none:.2f}，加性 {additive:.2f}，点积 {dot:.2f}",
     ),
     quick=Size(),
-    full=Size(symbols=64, width=256, wider=264, steps=10_000, dates=100_000, date_steps=10_000),
     measure=measure,
     plot=plot,
     caption=Both(

@@ -286,7 +286,6 @@ LAB = Lab(
         "同时取回两个符号的正确率：单头 {both_1:.2f}，双头 {both_2:.2f}",
     ),
     quick=Size(),
-    full=Size(width=256, symbols=64, length=64, steps=4000, timed_width=1024, timed_length=1024),
     measure=measure,
     plot=plot,
     caption=Both(

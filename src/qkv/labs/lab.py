@@ -6,15 +6,19 @@ show and the thresholds judge, and lists, which the plot draws.
 """
 
 import math
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from importlib import import_module
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from qkv.labs.table import Table
 
 Figures = dict[str, Any]
 """What one seed measured."""
@@ -50,7 +54,8 @@ class Verdict(Enum):
 class Threshold:
     """What a figure must reach for the experiment to have come out, and why just that.
 
-    The mean over the seeds is judged; with `every`, each seed.
+    The mean over the seeds is judged; with `every`, each seed. With `spread` it may exceed `most` by σ, the seeds'
+    standard deviation: what chance alone may do.
     """
 
     figure: str
@@ -58,6 +63,7 @@ class Threshold:
     most: Number | None
     why: Both
     every: bool = False
+    spread: bool = False
 
     def met(self, results: Sequence[Figures]) -> bool:
         """Say whether the seeds reach it. A figure that is missing or not finite does not."""
@@ -65,7 +71,10 @@ class Threshold:
         judged = values if self.every else [mean(values)]
         least = -float("inf") if self.least is None else self.least
         most = float("inf") if self.most is None else self.most
-        return all(least <= value <= most and abs(value) != float("inf") for value in judged)
+        if not all(map(math.isfinite, values)):
+            return False
+        most += stdev(values) if self.spread and len(values) > 1 else 0.0
+        return all(least <= value <= most for value in judged)
 
     @property
     def rule(self) -> str:
@@ -74,7 +83,9 @@ class Threshold:
             return f"= {written(self.most or 0.0)}"
         if self.least is not None and self.most is not None:
             return f"{written(self.least)} … {written(self.most)}"
-        return f"≥ {written(self.least)}" if self.least is not None else f"≤ {written(self.most or 0.0)}"
+        if self.least is not None:
+            return f"≥ {written(self.least)}"
+        return f"≤ {written(self.most or 0.0)}{' + σ' if self.spread else ''}"
 
 
 def at_least(figure: str, least: Number, why: Both, *, every: bool = False) -> Threshold:
@@ -82,9 +93,9 @@ def at_least(figure: str, least: Number, why: Both, *, every: bool = False) -> T
     return Threshold(figure, least, None, why, every)
 
 
-def at_most(figure: str, most: Number, why: Both, *, every: bool = False) -> Threshold:
-    """Ask that a figure is not above a number."""
-    return Threshold(figure, None, most, why, every)
+def at_most(figure: str, most: Number, why: Both, *, every: bool = False, spread: bool = False) -> Threshold:
+    """Ask that a figure is not above a number; with `spread`, not by more than the seeds differ."""
+    return Threshold(figure, None, most, why, every, spread)
 
 
 def between(figure: str, least: Number, most: Number, why: Both, *, every: bool = False) -> Threshold:
@@ -111,8 +122,9 @@ class Lab:
 
     `rows` are the numbers of the questions it answers. `labels` names each figure that is a number, with its unit.
     `headline` is filled with the means: the one line of the index. `quick` and `full` are what `measure` takes as its
-    size; `seconds` is about what a seed of the quick form takes. A lab that measures time has the machine `alone`.
-    `dispute` says over what the literature disagrees, where the measurements do not settle it.
+    size, and `form` says which it takes; `full` is None where the full form is another experiment, a paper's own, that
+    `labs/papers` holds. `seconds` is about what a seed of the quick form takes. A lab that measures time has the machine
+    `alone`. `dispute` says over what the literature disagrees, where the measurements do not settle it.
     """
 
     name: str
@@ -127,18 +139,45 @@ class Lab:
     labels: Mapping[str, Both]
     headline: Both
     quick: Any
-    full: Any
     measure: Callable[[int, Any, "Progress"], Figures]
     plot: Callable[["Figure", Sequence[Figures], Callable[[Both], str]], None]
     caption: Both
     seconds: float
+    full: Any = None
+    form: str = "quick"
     alone: bool = False
     dispute: Both | None = None
 
     @property
     def source(self) -> Path:
         """The file that holds it."""
-        return Path(self.measure.__code__.co_filename)
+        return Path(str(import_module(self.measure.__module__).__file__))
+
+    @property
+    def size(self) -> Any:
+        """What `measure` takes."""
+        return getattr(self, self.form)
+
+    @property
+    def takes_pairs(self) -> bool:
+        """Whether it can learn from a user's pairs."""
+        return hasattr(self.size, "table")
+
+    @property
+    def table(self) -> "Table | None":
+        """The user's pairs that it learns from, if it does."""
+        return self.size.table if self.takes_pairs else None
+
+    @property
+    def key(self) -> str:
+        """What tells its results from others: its name, its form, and the pairs' name."""
+        return f"{self.name}.{self.form}" + (f"-{self.table.digest}" if self.table else "")
+
+    @property
+    def options(self) -> str:
+        """What `qkv lab` is told for this form: nothing, `--full`, or `--full --data PATH`."""
+        data = f" --data {shlex.quote(str(self.table.path))}" if self.table else ""
+        return ("" if self.form == "quick" else " --full") + data
 
     def verdict(self, results: Sequence[Figures]) -> Verdict:
         """Give the verdict on the claims: open unless every threshold is met."""

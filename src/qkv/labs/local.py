@@ -12,7 +12,8 @@ import qkv
 from qkv.labs.lab import Both, Claim, Figures, Lab, Progress, at_least, at_most, between
 from qkv.labs.puzzles import answered, copying, draw_symbols, reversal
 from qkv.labs.running.fit import fit
-from qkv.models.recurrent import Attention, ConcatScore, LocalM, LocalP, LocationScore, LuongAttention, StepThenLook
+from qkv.models.looking import Attention, ConcatScore, LocalM, LocalP, LocationScore, LuongAttention
+from qkv.models.recurrent import StepThenLook
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -231,7 +232,6 @@ LAB = Lab(
         "反转的符号正确率：全局 {global_reversal:.2f}，local-p {p_reversal:.2f}，local-m {m_reversal:.2f}",
     ),
     quick=Size(),
-    full=Size(length=48, symbols=32, reach=10, width=256, steps=5000),
     measure=measure,
     plot=plot,
     caption=Both(

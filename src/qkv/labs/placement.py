@@ -442,7 +442,6 @@ LAB = Lab(
         "末层梯度随深度的双对数斜率：后置 {post_slope:+.2f}，前置 {pre_slope:+.2f}；12 层、3e-3 时后置落后 {behind:.2f} nat",
     ),
     quick=Size(),
-    full=Size(width=256, draws=10, steps=4000, warm_up=1000, length=128, batch=32, text=3_000_000, tested=200_000),
     measure=measure,
     plot=plot,
     caption=Both(

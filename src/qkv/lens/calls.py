@@ -13,7 +13,7 @@ Nothing else in qkv patches a model.
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -85,6 +85,7 @@ class Lens:
     """One `intercepted` that lives: what it calls, the modules it knows, and the calls that it could not read."""
 
     around: Around
+    modules: dict[str, nn.Module]
     sites: dict[int, Site]
     refused: dict[str, str] = field(default_factory=dict)
     """Names of modules whose calls say what qkv does not know, and why; they run untouched."""
@@ -114,8 +115,9 @@ def intercepted(model: nn.Module, around: Around) -> Iterator[Lens]:
         raise KindError(must("intercepted", "model", "be a torch.nn.Module", type(model).__name__))
     if not callable(around):
         raise KindError(must("intercepted", "around", "be a function of call and run", type(around).__name__))
-    lens = Lens(around, {id(module): _site(name, module) for name, module in model.named_modules()})
-    with _inserted(model):
+    modules = dict(model.named_modules())
+    lens = Lens(around, modules, {id(module): _site(name, module) for name, module in modules.items()})
+    with _inserted(list(modules.values())):
         token = _LENSES.set((*_LENSES.get(), lens))
         try:
             yield lens
@@ -126,22 +128,23 @@ def intercepted(model: nn.Module, around: Around) -> Iterator[Lens]:
 
 
 def _site(name: str, module: nn.Module) -> Site:
-    number = getattr(module, "layer_idx", None)
+    number = vars(module).get("layer_idx")
     if not isinstance(number, int):
-        found = re.search(r"(?:^|\.)(\d+)(?:\.|$)", name)
-        number = int(found.group(1)) if found else 0
+        number = next((int(word) for word in name.split(".") if word.isdecimal()), 0)
     return Site(name, number, "cross" if _is_cross(name, module) else "self")
 
 
 def _is_cross(name: str, module: nn.Module) -> bool:
     """Say whether a module attends to another sequence, by what models call it."""
-    told = getattr(module, "is_cross_attention", None)
+    told = vars(module).get("is_cross_attention")
     if isinstance(told, bool):
         return told
     if isinstance(module, Attends) and not isinstance(module, MultiHead):
         return True
-    names = (type(module).__name__, name.rpartition(".")[2])
-    return any(re.search(r"cross|encoder_att|enc_?dec_?att", each, re.IGNORECASE) for each in names)
+    return _CROSS.search(f"{type(module).__name__} {name.rpartition('.')[2]}") is not None
+
+
+_CROSS = re.compile("cross|encoder_att|enc_?dec_?att", re.IGNORECASE)
 
 
 # Insertion: what is patched while some lens lives, in whichever thread
@@ -151,9 +154,9 @@ _INTERFACE = {"lenses": 0}
 
 
 @contextmanager
-def _inserted(model: nn.Module) -> Iterator[None]:
+def _inserted(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Shadow the methods of qkv's own modules, and the way to transformers' attention functions."""
-    own = [module for module in model.modules() if _shadows(module)]
+    own = [module for module in modules if isinstance(module, Attends) or hasattr(type(module), "rows_of_kernels")]
     with _LOCK:
         for module in own:
             if not _SHADOWED.get(module, 0):
@@ -327,7 +330,8 @@ def _given(
         mask = mask[..., : key.shape[2]] if mask.shape[-1] > key.shape[2] else mask
         found = _told_by_spans(mask)
     given = asked_of(module, query, key, None if found is not None else mask, **told)
-    if isinstance(bias := given["bias"], Tensor) and bias is told.get("position_bias"):
+    bias = told.get("position_bias")
+    if isinstance(bias, Tensor) and given["bias"] is bias:
         given["bias"] = _told_by_diagonals(bias)
     return given if found is None else given | {"mask": found}
 

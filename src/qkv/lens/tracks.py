@@ -39,19 +39,18 @@ class Watching:
         self._ran: set[str] = set()
         self._told: tuple[Mask | Tensor, Grid, Spans | None] | None = None
 
-    def begin(self, model: nn.Module, lens: Lens, stack: ExitStack) -> None:
+    def begin(self, lens: Lens, stack: ExitStack) -> None:
         """Notice when the model, or a stack of it, begins to run, and which modules that attend do."""
-        self.lens, self.model = lens, model
-        for name, module in model.named_modules():
-            if name.count(".") <= 2 and not re.search(r"\d", name):
-                for handle in (
-                    module.register_forward_pre_hook(self._enter),
-                    module.register_forward_hook(self._leave, always_call=True),
-                ):
-                    stack.callback(handle.remove)
-        for name, module in _attending(model).items():
-            handle = module.register_forward_pre_hook(lambda *_, name=name: self._ran.add(name))
-            stack.callback(handle.remove)
+        self.lens, self.attending = lens, _attending(lens.modules)
+        for name, module in lens.modules.items():
+            # What stands above the layers.
+            if name.count(".") <= 2 and not any(word.isdecimal() for word in name.split(".")):
+                stack.callback(module.register_forward_pre_hook(self._enter).remove)
+                stack.callback(module.register_forward_hook(self._leave, always_call=True).remove)
+        for name, module in self.attending.items():
+            if not isinstance(module, Attends):
+                handle = module.register_forward_pre_hook(lambda *_, name=name: self._ran.add(name))
+                stack.callback(handle.remove)
 
     def _enter(self, *_: object) -> None:
         if not self.lens.is_here:
@@ -68,7 +67,7 @@ class Watching:
         """Say of the modules that attend which were not seen, and why."""
         seen = {track.name for track in self.tracks.values()}
         found = {}
-        for name, module in _attending(self.model).items():
+        for name, module in self.attending.items():
             skipped = self.layers is not None and self.lens.sites[id(module)].layer not in self.layers
             if name in seen or (skipped and name not in self.lens.refused):
                 continue
@@ -98,30 +97,30 @@ class Watching:
         # A module that is called again in one pass goes on, or serves as another layer.
         turn = self._turns.get(module, 0)
         slots = [(module, turn - 1), (module, turn)] if turn else [(module, 0)]
-        tracks = [self.tracks.get(slot) for slot in slots]
-        found = next((track for track in tracks if track is not None and track.joins(call, self, turn > 0)), None)
+        known = [slot for slot in slots if slot in self.tracks]
+        found = next((slot for slot in known if self.tracks[slot].joins(call, self, turn > 0)), None)
         if call.kind == "self":
             self.goes_on = found is not None
+        slot = slots[-1] if found is None else found
+        if self._depth:
+            self._turns[module] = slot[1] + 1
         if found is None:
-            slot = slots[-1]
             if not turn:
+                # What the module was in a longer pass before.
                 for old in [each for each in self.tracks if each[0] == module and each[1]]:
                     del self.tracks[old]
-            stack, taken = _stack(call.name), {}
-            for other, track in self.tracks.items():
-                if (track.stack, track.kind) == (stack, call.kind):
-                    taken[track.layer] = other
-            layer = call.layer
+            stack, layer = _stack(call.name), call.layer + slot[1]
+            taken = {
+                track.layer: other
+                for other, track in self.tracks.items()
+                if (track.stack, track.kind) == (stack, call.kind)
+            }
             while taken.get(layer, slot) != slot:
                 layer += 1
-            if self._depth:
-                self._turns[module] = slot[1] + 1
             if self.layers is not None and layer not in self.layers:
                 return
-            found = self.tracks[slot] = Track(call.name, stack, call.kind, layer)
-        elif self._depth and not turn:
-            self._turns[module] = 1
-        found.add(call, self)
+            self.tracks[slot] = Track(call.name, stack, call.kind, layer)
+        self.tracks[slot].add(call, self)
 
     def mask(self, call: Call) -> Mask | None:
         """Give a call's mask."""
@@ -137,9 +136,12 @@ class Watching:
             return Spans(zero, zero + grid.keys)
         if isinstance(mask, Spans):
             return mask
-        if self._told is None or self._told[0] is not mask or self._told[1] != grid:
-            self._told = (mask, grid, _told(mask, grid))
-        return self._told[2]
+        told = self._told
+        # Masks of numbers alone are the same when their numbers are.
+        same = told is not None and (told[0] is mask or (isinstance(mask, Mask) and told[0] == mask))
+        if told is None or not same or told[1] != grid:
+            self._told = told = (mask, grid, _told(mask, grid))
+        return told[2]
 
     def real(self, call: Call) -> int:
         """Count a call's keys up to the last that some query sees: a static cache has room for more."""
@@ -427,18 +429,18 @@ def _stack(name: str) -> str:
     return re.split(r"(?:^|\.)\d+(?:\.|$)", name)[0]
 
 
-def _attending(model: nn.Module) -> dict[str, nn.Module]:
+_ATTENTION = re.compile("Attention|Attn|Coverage|Monotonic")
+
+
+def _attending(modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
     """Find the modules that attend, by their kind or by what models call it; of those inside one another the inner."""
     named = {
         name: module
-        for name, module in model.named_modules()
-        if isinstance(module, Attends) or re.search("Attention|Attn|Coverage|Monotonic", type(module).__name__)
+        for name, module in modules.items()
+        if isinstance(module, Attends) or _ATTENTION.search(type(module).__name__)
     }
-    # Inner modules come after, with a longer name.
     return {
         name: module
         for name, module in named.items()
-        if not any(
-            other is not module and any(other is inner for inner in module.modules()) for other in named.values()
-        )
+        if not any(other != name and (not name or other.startswith(f"{name}.")) for other in named)
     }

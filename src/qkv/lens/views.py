@@ -1,5 +1,6 @@
 """Views for the page of what models read and made: texts, translations, captions."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 from qkv.core.map import AttentionMap
 from qkv.core.types import DotPair
 from qkv.lens.page.view import Image, View
+from qkv.lens.words import word_ranges
 
 
 class MapLayers(Sequence[np.ndarray]):
@@ -32,6 +34,12 @@ def features(seen: AttentionMap) -> tuple[np.ndarray, np.ndarray] | None:
     query, key = (part.detach().flatten(0, -4)[0].float() for part in (seen.query, seen.key))
     key = key.repeat_interleave(query.shape[0] // key.shape[0], 0)
     return (query * seen.pair.scale).cpu().numpy(), key.cpu().numpy()
+
+
+def words_of(labels: Sequence[str]) -> list[tuple[int, int]]:
+    """Find the words of tokens that spell a text one after another: the first of each, and the one after its last."""
+    stops = list(itertools.accumulate(map(len, labels)))
+    return word_ranges("".join(labels), list(zip([0, *stops], stops, strict=False)), [False] * len(labels))
 
 
 def text_view(
@@ -67,14 +75,16 @@ def translation_views(
         MapLayers(cross),
         keys=source,
         query=0,
+        words=words_of(after),
+        key_words=words_of(source),
         features=[features(seen) for seen in cross],
         group=title,
         part="cross",
     )
     return [
         across,
-        text_view(f"{title} · source", source, encoder, group=title, part="encoder"),
-        text_view(f"{title} · target", target, decoder, group=title, part="decoder"),
+        text_view(f"{title} · source", source, encoder, words=words_of(source), group=title, part="encoder"),
+        text_view(f"{title} · target", target, decoder, words=words_of(target), group=title, part="decoder"),
     ]
 
 

@@ -18,9 +18,9 @@ from qkv.core.map import AttentionMap
 from qkv.errors import ArgumentError, KindError, UnsupportedError, must
 from qkv.lens.calls import intercepted
 from qkv.lens.notebook import Shown
-from qkv.lens.page import View
+from qkv.lens.page.view import View
 from qkv.lens.tracks import Track, Watching
-from qkv.lens.views import MapLayers
+from qkv.lens.views import MapLayers, features
 
 Picked: TypeAlias = int | Sequence[int] | range | None
 """Some layers, heads or queries by their numbers, or all."""
@@ -32,7 +32,11 @@ def watch(model: nn.Module, layers: Picked = None, heads: Picked = None, queries
 
     What is seen of a layer is its last sequence: all at once, or step by step in generation, where each step's rows
     join the map. `layers`, `heads` and `queries` say what to keep; a map's heads and rows are then those, in order. A
-    layer that ran and could not be seen is in `seen.unseen`, with the reason.
+    layer that could not be seen is in `seen.unseen`, with the reason.
+
+    The output is the same to the bit, but for single tokens that a Gpt or Transformer of qkv would generate by kernels:
+    they pass its modules meanwhile, equal to rounding. A row that sees no key has weights 0; eager attention of
+    transformers averages all values there.
 
     Cost: O((queries + keys)·dim) memory for each layer, and little time: nothing is scored before something is asked.
     Raises: UnsupportedError on leaving the block if nothing was seen, with the reasons; KindError, ArgumentError for
@@ -42,7 +46,7 @@ def watch(model: nn.Module, layers: Picked = None, heads: Picked = None, queries
     seen = Seen(Watching(*wanted))
     with ExitStack() as stack:
         lens = stack.enter_context(intercepted(model, seen._watching.take))
-        seen._watching.begin(model, lens, stack)
+        seen._watching.begin(lens, stack)
         yield seen
     # An exception of the block's own goes before this one.
     if not seen._watching.tracks:
@@ -114,22 +118,6 @@ class Seen(Shown):
             found.setdefault((track.stack, track.kind), {})[track.layer] = track
         return {name: Stack(dict(sorted(tracks.items()))) for name, tracks in found.items()}
 
-    def views(self) -> list[View]:
-        """View each stack's first example for a page, its tokens by number; in a notebook it shows itself so."""
-        found = []
-        for (name, kind), stack in self.stacks.items():
-            shapes: dict[tuple[int, ...], list[AttentionMap]] = {}
-            for seen in stack.values():
-                shapes.setdefault(seen.shape[-3:], []).append(seen)
-            for (_, queries, keys), maps in shapes.items():
-                # A query stands at the last keys, unless it looks at what is not its own.
-                first = keys - queries if kind == "self" else 0
-                tokens, across = [str(first + row) for row in range(queries)], [str(key) for key in range(keys)]
-                found.append(
-                    View(f"{name} · {kind}", tokens, MapLayers(maps), keys=None if tokens == across else across)
-                )
-        return found
-
     @property
     def encoder(self) -> Stack:
         """The encoder's self-attention."""
@@ -150,6 +138,21 @@ class Seen(Shown):
         """The layers of a model of one stack."""
         every = len(self.stacks) == 1
         return self._only("layers", lambda stack, kind: every or kind == "self")
+
+    def views(self) -> list[View]:
+        """View the first example for a page: a view for each stack, its tokens numbered."""
+        found = []
+        for (stack, kind), layers in self.stacks.items():
+            maps = list(layers.values())
+            # Layers of another size, as those of a picture seen coarsely, are another view.
+            for shape in dict.fromkeys(seen.shape for seen in maps):
+                alike = [seen for seen in maps if seen.shape == shape]
+                tokens, keys = ([str(at) for at in range(count)] for count in shape[-2:])
+                title = f"{kind} attention" + (f" in {stack}" if stack else "")
+                known = [features(seen) for seen in alike]
+                square = kind == "self" and len(tokens) == len(keys)
+                found.append(View(title, tokens, MapLayers(alike), keys=None if square else keys, features=known))
+        return found
 
     def _only(self, asked: str, fits: Callable[[str, str], bool]) -> Stack:
         found = [name for name in self.stacks if fits(*name)]

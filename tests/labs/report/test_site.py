@@ -7,15 +7,14 @@ from html.parser import HTMLParser
 import pytest
 
 from qkv import errors
-from qkv.labs import all_labs
+from qkv.labs import all_labs, find_lab
 from qkv.labs.report.site import write_report
 from qkv.labs.running.results import Result, code_of
+from qkv.labs.table import Table
 
 
 def result(lab, seed, **figures):
-    return Result(
-        lab.name, "quick", seed, figures, 2.0, "2026-01-01 10:00", "CPU", {"torch": "2"}, code_of(lab, "quick")
-    )
+    return Result(lab.name, lab.form, seed, figures, 2.0, "2026-01-01 10:00", "CPU", {"torch": "2"}, code_of(lab))
 
 
 @pytest.fixture
@@ -72,6 +71,17 @@ def test_lists_that_cannot_be_drawn_cost_one_plot(small, tmp_path):
     write_report(tmp_path, [replace(small, plot=plot)], {"small": [result(small, 0, x=4.0, curve=[])]})
     text = (tmp_path / "small.html").read_text(encoding="utf-8")
     assert "<svg" not in text and "The plot cannot be drawn" in text and ">4<" in text
+
+
+def test_the_page_of_a_full_form(tmp_path):
+    lab = find_lab("local", full=True, table=Table(tmp_path / "my <pairs>.tsv", "1a2b"))
+    figures = dict.fromkeys(lab.labels, 6.0) | {"p_behind": -0.03, "location_behind": 0.05}
+    write_report(tmp_path, [lab], {"local": [result(lab, seed, **figures) for seed in range(2)]})
+    text = (tmp_path / "local.html").read_text(encoding="utf-8")
+    assert "full form on my &lt;pairs&gt;.tsv" in text and "完整形式（数据：my &lt;pairs&gt;.tsv）" in text
+    assert f"qkv lab run local --seeds 3 --full --data &#x27;{tmp_path}/my &lt;pairs&gt;.tsv&#x27;" in text
+    assert "<summary>qkv/labs/papers/local.py</summary>" in text and text.count("<svg") == 2
+    assert "≤ 0 + σ" in text and "does not hold" in text
 
 
 def test_a_page_of_another_program_stays(small, tmp_path):

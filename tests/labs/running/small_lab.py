@@ -15,6 +15,11 @@ class Size:
     factor: float = 2.0
 
 
+@dataclass(frozen=True)
+class Full(Size):
+    table: object = None
+
+
 def measure(seed, size, progress):
     for _ in progress.over(range(2), "counting"):
         pass
@@ -36,6 +41,6 @@ LAB = Lab(
     name="small", rows=("0",), question=TEXT, answer=TEXT, follow_up=TEXT, trap=TEXT,
     claims=(Claim(Both("it is <b>bold</b>", "粗"), TEXT, lambda means: means["x"] > 0, mistake=True),),
     papers=("Nobody 2020, arXiv:2001.00001",), thresholds=(at_least("x", 3.0, TEXT),), labels={"x": TEXT},
-    headline=Both("x is {x:.1f}", "x 为 {x:.1f}"), quick=Size(), full=Size(20.0), measure=measure, plot=plot,
+    headline=Both("x is {x:.1f}", "x 为 {x:.1f}"), quick=Size(), full=Full(20.0), measure=measure, plot=plot,
     caption=TEXT, seconds=1.0,
 )  # fmt: skip

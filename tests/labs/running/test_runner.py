@@ -15,12 +15,12 @@ pytestmark = pytest.mark.slow
 
 
 def test_seeds_are_measured_once(small, tmp_path):
-    assert run_labs([small], seeds=range(3), form="quick", out=tmp_path) == []
+    assert run_labs([small], seeds=range(3), out=tmp_path) == []
     results, wrong = find_results(tmp_path, small)
     assert [result.figures["x"] for result in results] == [2.0, 4.0, 6.0] and not wrong
     stamps = [path.stat().st_mtime_ns for path in sorted((tmp_path / "results").iterdir())]
     (tmp_path / "results" / "small.quick.1.json").write_text("broken")
-    assert run_labs([small], seeds=range(3), form="quick", out=tmp_path) == []
+    assert run_labs([small], seeds=range(3), out=tmp_path) == []
     after = [path.stat().st_mtime_ns for path in sorted((tmp_path / "results").iterdir())]
     assert [was == now for was, now in zip(stamps, after, strict=True)] == [True, False, True]
 
@@ -28,7 +28,7 @@ def test_seeds_are_measured_once(small, tmp_path):
 def test_one_that_fails_says_so_and_the_others_go_on(small, tmp_path, monkeypatch):
     monkeypatch.setenv("SMALL_0", "fails")
     monkeypatch.setenv("SMALL_2", "dies")
-    failures = run_labs([small], seeds=range(4), form="quick", out=tmp_path)
+    failures = run_labs([small], seeds=range(4), out=tmp_path)
     first, second = sorted(failures)
     assert first.startswith("small, seed 0: ValueError: no luck today (all of it: ")
     assert second.startswith("small, seed 2: ended by signal 9 (all of it: ")

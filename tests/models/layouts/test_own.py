@@ -10,22 +10,19 @@ from torch import nn
 import qkv
 from qkv import errors
 from qkv.models.layers import batch_norm, no_positions, post_norm, pre_norm, rms_norm
-from qkv.models.pretrained import load_bert, load_model, save_model
-from qkv.models.recurrent import (
+from qkv.models.looking import (
     AdditiveAttention,
     ConcatScore,
     CoverageAttention,
     Hard,
-    InputFed,
     LocalM,
     LocalP,
     LocationScore,
     LuongAttention,
     NoAttention,
-    Recurrent,
-    RecurrentConfig,
-    StepThenLook,
 )
+from qkv.models.pretrained import load_bert, load_model, save_model
+from qkv.models.recurrent import InputFed, Recurrent, RecurrentConfig, StepThenLook
 from qkv.models.transformer import Transformer, TransformerConfig
 from qkv.text.batching import Sequences
 

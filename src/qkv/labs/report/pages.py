@@ -64,9 +64,13 @@ def lab_page(lab: Lab, results: Sequence[Result]) -> str:
         parts.append(_part(Both("What is disputed", "争议所在"), both(lab.dispute, "p")))
     if results:
         plot = _plot(lab, figures)
-        parts += [_part(Both("What was measured", "测得了什么"), plot + _table(lab, results)), _conditions(results)]
+        parts += [
+            _part(Both("What was measured", "测得了什么"), plot + _table(lab, results)),
+            _conditions(lab, results),
+        ]
+    command = f"qkv lab run {lab.name} --seeds 3{lab.options}"
     parts += [
-        _part(Both("Run it again", "重新运行"), f"<pre><code>qkv lab run {lab.name} --seeds 3</code></pre>"),
+        _part(Both("Run it again", "重新运行"), f"<pre><code>{html.escape(command)}</code></pre>"),
         _part(Both("References", "参考文献"), "".join(f"<p>{_linked(paper)}</p>" for paper in lab.papers)),
         _part(Both("The experiment", "实验代码"), _source(lab)),
     ]
@@ -170,21 +174,25 @@ def _rows(lab: Lab, results: Sequence[Result], names: Sequence[str]) -> str:
     return f'<div class="wide"><table>{"".join(f"<tr>{row}</tr>" for row in rows)}</table></div>'
 
 
-def _conditions(results: Sequence[Result]) -> str:
+def _conditions(lab: Lab, results: Sequence[Result]) -> str:
     """Say where and when, and with what."""
-    last = results[-1]
+    last, on = results[-1], Both("", "")
+    if lab.takes_pairs:
+        pairs = Both(lab.table.path.name, lab.table.path.name) if lab.table else Both("rows of dates", "成行的日期")
+        on = Both(f" on {pairs.en}", f"（数据：{pairs.zh}）")
     versions = ", ".join(f"{name} {version}" for name, version in last.versions.items())
     seconds = " + ".join(f"{result.seconds:.0f}" for result in results)
     said = Both(
-        f"{last.form} form, {last.date}, {last.device}; {versions}; {seconds} s",
-        f"{'快速' if last.form == 'quick' else '完整'}形式，{last.date}，{last.device}；{versions}；{seconds} 秒",
+        f"{last.form} form{on.en}, {last.date}, {last.device}; {versions}; {seconds} s",
+        f"{'快速' if last.form == 'quick' else '完整'}形式{on.zh}，{last.date}，{last.device}；{versions}；{seconds} 秒",
     )
     return f'<p class="quiet">{both(said)}</p>'
 
 
 def _source(lab: Lab) -> str:
     text = lab.source.read_text(encoding="utf-8")
-    return f"<details><summary>qkv/labs/{lab.source.name}</summary><pre><code>{code(text)}</code></pre></details>"
+    name = lab.measure.__module__.replace(".", "/")
+    return f"<details><summary>{name}.py</summary><pre><code>{code(text)}</code></pre></details>"
 
 
 def _linked(paper: str) -> str:

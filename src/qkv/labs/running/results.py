@@ -38,18 +38,18 @@ class Result:
     format: int = FORMAT
 
 
-def result_path(out: Path, lab: str, form: str, seed: int) -> Path:
+def result_path(out: Path, lab: Lab, seed: int) -> Path:
     """Say where a result lies."""
-    return out / FOLDER / f"{lab}.{form}.{seed}.json"
+    return out / FOLDER / f"{lab.key}.{seed}.json"
 
 
-def code_of(lab: Lab, form: str) -> str:
+def code_of(lab: Lab) -> str:
     """Name the code and the size of an experiment: a result of other code, or of another version, is an older one.
 
     The code is that of the lab and of what it takes from `labs`, with its data. What is said of it, and how it is drawn,
     may change.
     """
-    digest = hashlib.blake2b(repr((getattr(lab, form), version("qkv"), version("torch"))).encode(), digest_size=8)
+    digest = hashlib.blake2b(repr((lab.size, version("qkv"), version("torch"))).encode(), digest_size=8)
     for path in _taken(lab.source, {}):
         digest.update(ast.dump(_bare(path)).encode())
         if path.name == "__init__.py":
@@ -96,9 +96,9 @@ def check_folder(out: Path) -> None:
         raise _not_writable(out, error) from error
 
 
-def write_result(out: Path, result: Result) -> None:
+def write_result(out: Path, lab: Lab, result: Result) -> None:
     """Write a result, whole or not at all."""
-    path = result_path(out, result.lab, result.form, result.seed)
+    path = result_path(out, lab, result.seed)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_or_nothing(path) as temporary:
@@ -111,7 +111,7 @@ def _not_writable(out: Path, error: OSError) -> FileError:
     return FileError(must("lab", str(out), "be a folder that can be written to", error.strerror or error))
 
 
-def read_result(path: Path, lab: Lab, form: str) -> Result:
+def read_result(path: Path, lab: Lab) -> Result:
     """Read a result. Raises: FileError for one that is broken, or was measured by other code."""
     again = "run the lab again"
     try:
@@ -124,9 +124,9 @@ def read_result(path: Path, lab: Lab, form: str) -> Result:
         if isinstance(error, FileError):
             raise
         raise FileError(must("lab", str(path), "be a result", type(error).__name__, again)) from error
-    if not _is_whole(result, lab) or path.name != result_path(path, lab.name, form, result.seed).name:
+    if not _is_whole(result, lab) or path.name != result_path(path, lab, result.seed).name:
         raise FileError(must("lab", str(path), f"hold all figures of {lab.name}", "others", again))
-    if result.code != code_of(lab, form):
+    if result.code != code_of(lab):
         raise FileError(must("lab", str(path), "be of this version of the lab", "an older result", again))
     return result
 
@@ -150,13 +150,13 @@ def _is_whole(result: Result, lab: Lab) -> bool:
     return counted[0] >= 0
 
 
-def find_results(out: Path, lab: Lab, form: str = "quick") -> tuple[list[Result], list[str]]:
+def find_results(out: Path, lab: Lab) -> tuple[list[Result], list[str]]:
     """Find a lab's results in the order of their seeds; and what is wrong with those that are passed over.
 
     Raises: FileError if `out` is there and cannot be looked into.
     """
     results, wrong = [], []
-    name = re.compile(rf"{re.escape(lab.name)}\.{form}\.\d+\.json")
+    name = re.compile(rf"{re.escape(lab.key)}\.\d+\.json")
     try:
         paths = sorted(path for path in (out / FOLDER).iterdir() if name.fullmatch(path.name))
     except FileNotFoundError:
@@ -166,7 +166,7 @@ def find_results(out: Path, lab: Lab, form: str = "quick") -> tuple[list[Result]
         raise FileError(must("lab", str(out), rule, error.strerror or error)) from error
     for path in paths:
         try:
-            results.append(read_result(path, lab, form))
+            results.append(read_result(path, lab))
         except FileError as error:
             wrong.append(str(error))
     return sorted(results, key=lambda result: result.seed), wrong
@@ -183,11 +183,11 @@ def now() -> str:
 
 
 def device() -> str:
-    """Name what an experiment runs on."""
+    """Name what an experiment ran on: a GPU, if this process used one."""
     import platform
 
     import torch
 
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         return torch.cuda.get_device_name()
     return f"CPU, {platform.machine()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"

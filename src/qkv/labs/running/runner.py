@@ -25,13 +25,13 @@ LOOK = 0.2
 """Seconds between two looks at the processes."""
 
 
-def run_labs(labs: Sequence[Lab], *, seeds: Sequence[int], form: str, out: Path, again: bool = False) -> list[str]:
+def run_labs(labs: Sequence[Lab], *, seeds: Sequence[int], out: Path, again: bool = False) -> list[str]:
     """Measure the seeds that are not measured yet; labs that measure time come last, one seed at a time.
 
     Gives what went wrong, a line each. Stopped in whatever way, it leaves the results of the seeds that are finished.
     """
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    wanted = [(lab, seed) for lab in labs for seed in seeds if again or not _is_there(out, lab, form, seed)]
+    wanted = [(lab, seed) for lab in labs for seed in seeds if again or not _is_there(out, lab, seed)]
     if kept := len(labs) * len(seeds) - len(wanted):
         console.print(f"{kept} of {len(labs) * len(seeds)} are measured already", markup=False)
     check_folder(out)
@@ -41,9 +41,9 @@ def run_labs(labs: Sequence[Lab], *, seeds: Sequence[int], form: str, out: Path,
         task = bar.add_task("", total=sum(lab.seconds for lab, _ in wanted))
         for alone in (False, True):
             some = [(lab, seed) for lab, seed in wanted if lab.alone == alone]
-            for one in _finished(some, form, out, 1 if alone else AT_ONCE, bar, task):
+            for one in _finished(some, out, 1 if alone else AT_ONCE, bar, task):
                 if error := one.error():
-                    log = result_path(out, one.lab.name, form, one.seed).with_suffix(".log")
+                    log = result_path(out, one.lab, one.seed).with_suffix(".log")
                     log.write_bytes(one.last_said(1 << 20))
                     failures.append(f"{one.name}: {error} (all of it: {log})")
                 said = failures[-1] if error else f"{one.name}: measured in {one.seconds:.0f} s"
@@ -52,14 +52,14 @@ def run_labs(labs: Sequence[Lab], *, seeds: Sequence[int], form: str, out: Path,
 
 
 def _finished(
-    some: Sequence[tuple[Lab, int]], form: str, out: Path, at_once: int, bar: Progress, task: TaskID
+    some: Sequence[tuple[Lab, int]], out: Path, at_once: int, bar: Progress, task: TaskID
 ) -> Iterator["_Running"]:
     """Run seeds, so many at once; give each as it ends. Left early, it ends those that run."""
     waiting, running, done = deque(some), list[_Running](), bar.tasks[task].completed
     try:
         while waiting or running:
             while waiting and len(running) < at_once:
-                running.append(_Running.start(*waiting.popleft(), form, out))
+                running.append(_Running.start(*waiting.popleft(), out))
             time.sleep(LOOK)
             for one in [one for one in running if one.process.poll() is not None]:
                 running.remove(one)
@@ -85,9 +85,10 @@ class _Running:
     began: float
 
     @classmethod
-    def start(cls, lab: Lab, seed: int, form: str, out: Path) -> "_Running":
+    def start(cls, lab: Lab, seed: int, out: Path) -> "_Running":
         said = tempfile.TemporaryFile()  # noqa: SIM115
-        command = [sys.executable, "-m", "qkv.labs.running.worker", lab.name, form, str(seed), str(out)]
+        command = [sys.executable, "-m", "qkv.labs.running.worker", lab.name, lab.form, str(seed), str(out)]
+        command += [str(lab.table.path)] if lab.table else []
         # In a session of its own: a terminal's Ctrl-C reaches the parent alone, which ends it.
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=said, stderr=said, start_new_session=True,
@@ -130,9 +131,9 @@ class _Running:
         return text.splitlines() if text.endswith("\n") else text.splitlines()[:-1]
 
 
-def _is_there(out: Path, lab: Lab, form: str, seed: int) -> bool:
+def _is_there(out: Path, lab: Lab, seed: int) -> bool:
     try:
-        read_result(result_path(out, lab.name, form, seed), lab, form)
+        read_result(result_path(out, lab, seed), lab)
     except FileError:
         return False
     return True

@@ -1,4 +1,4 @@
-"""One seed of one lab, in a process of its own: `python -m qkv.labs.running.worker NAME FORM SEED OUT`.
+"""One seed of one lab, in a process of its own: `python -m qkv.labs.running.worker NAME FORM SEED OUT [TABLE]`.
 
 What it is doing goes to standard output, a line of JSON at a time.
 """
@@ -47,21 +47,26 @@ def leave_with_the_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def main(name: str, form: str, seed: int, out: Path) -> None:
+def main(name: str, form: str, seed: int, out: Path, path: str | None = None) -> None:
     """Measure and write the result."""
-    lab = find_lab(name)
+    table = None
+    if path is not None:
+        from qkv.labs.table import Table
+
+        table = Table.read(path)
+    lab = find_lab(name, full=form == "full", table=table)
     # A result is that of one thread, however many seeds run beside it.
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    code, began = code_of(lab, form), time.monotonic()
-    figures = lab.measure(seed, getattr(lab, form), Told())
+    code, began = code_of(lab), time.monotonic()
+    figures = lab.measure(seed, lab.size, Told())
     seconds = round(time.monotonic() - began, 2)
-    write_result(out, Result(name, form, seed, figures, seconds, now(), device(), versions(), code))
+    write_result(out, lab, Result(name, form, seed, figures, seconds, now(), device(), versions(), code))
 
 
 if __name__ == "__main__":
     leave_with_the_parent()
     try:
-        main(sys.argv[1], sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]))
+        main(sys.argv[1], sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]), *sys.argv[5:])
     except QkvError as error:
         sys.exit(str(error))

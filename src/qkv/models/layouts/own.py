@@ -10,7 +10,7 @@ from typing import Any, ClassVar, cast
 from torch import Tensor, nn
 
 from qkv.errors import ArgumentError, UnsupportedError, must
-from qkv.models import captioner, recurrent
+from qkv.models import captioner, looking, recurrent
 from qkv.models.bert import Bert, BertConfig
 from qkv.models.captioner import Captioner, CaptionerConfig
 from qkv.models.gpt import Gpt, GptConfig
@@ -236,12 +236,12 @@ class RecurrentLayout(OwnLayout):
     roles: ClassVar = {
         "cell": (nn.GRU, nn.LSTM),
         "attention": (
-            recurrent.NoAttention, recurrent.AdditiveAttention, recurrent.LuongAttention, recurrent.LocalM,
-            recurrent.LocalP, recurrent.Hard, recurrent.CoverageAttention,
+            looking.NoAttention, looking.AdditiveAttention, looking.LuongAttention, looking.LocalM,
+            looking.LocalP, looking.Hard, looking.CoverageAttention,
         ),
         "decoder": (recurrent.LookThenStep, recurrent.StepThenLook, recurrent.InputFed),
     }  # fmt: skip
-    inner = (Dot, recurrent.General, recurrent.ConcatScore, recurrent.LocationScore)
+    inner = (Dot, looking.General, looking.ConcatScore, looking.LocationScore)
     bare = (*roles["cell"], *roles["decoder"])
 
     def choices(self, found: Mapping[str, Any]) -> dict[str, Any]:

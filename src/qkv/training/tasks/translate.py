@@ -8,25 +8,20 @@ from torch import Tensor, nn
 
 from qkv.errors import ArgumentError, must
 from qkv.models.layers import pre_norm
-from qkv.models.pretrained import save_model
-from qkv.models.recurrent import (
+from qkv.models.looking import (
     AdditiveAttention,
     Attention,
     ConcatScore,
     CoverageAttention,
-    Decoder,
     General,
     Hard,
-    InputFed,
     LocalM,
     LocalP,
-    LookThenStep,
     LuongAttention,
     NoAttention,
-    Recurrent,
-    RecurrentConfig,
-    StepThenLook,
 )
+from qkv.models.pretrained import save_model
+from qkv.models.recurrent import Decoder, InputFed, LookThenStep, Recurrent, RecurrentConfig, StepThenLook
 from qkv.models.transformer import Transformer, TransformerConfig
 from qkv.models.translation import translate
 from qkv.scores.dot import dot, scaled_dot

@@ -1,7 +1,7 @@
 // Encoder and decoder of one text: what the source sees of itself, the target of the source, and the target of itself.
 
 const alignment = tab({
-  name: "alignment", beside: false, heads: true, over: null, kept: null,
+  name: "alignment", beside: false, heads: true, ofTokens: true, over: null, kept: null,
   words: {
     en: {
       tab: "Alignment", encoder: "Encoder: source → source", cross: "Cross: target → source", decoder: "Decoder: target → target",
@@ -24,9 +24,9 @@ const alignment = tab({
     const room = (width - (across - 1) * unit) / across, tall = Math.min(room * 1.15, 34 * unit);
     let x = 0, y = 0;
     return members.map((whole) => {
-      const view = named(seenAs(whole)), look = measureMap(view, room, tall, 1), scale = look.fit;
+      const view = named(whole), look = measureMap(view, room, tall, 1), scale = look.fit;
       const size = { width: Math.min(room, look.left + view.targets.length * scale + 2), height: look.top + view.labels.length * scale + 2 };
-      const place = { part: whole.part, view, look, scale, x, y: y + 2 * unit, ...size };
+      const place = { part: whole.part, view, look, scale, x: Math.round(x), y: Math.round(y + 2 * unit), ...size };
       if (across > 1) x += room + unit;
       else y += size.height + 3 * unit;
       return place;

@@ -58,7 +58,7 @@ const lines = tab({
   row: () => 1.5 * rem(),
   place(width) {
     const unit = rem(), { labels, targets } = state.view, most = Math.min(11 * unit, width * 0.33);
-    ruler.font = font(0.87 * unit);
+    ruler.font = font(0.87 * unit, 600);
     const widest = (names) => Math.min(most, Math.max(...names.slice(0, 2000).map((name) => ruler.measureText(shorten(ruler, name, most)).width)));
     const boxes = lines.heads().length * 0.45 * unit + 0.7 * unit;
     return { left: widest(labels) + boxes + 0.8 * unit, right: width - widest(targets) - boxes - 0.8 * unit - 3 * unit, boxes };

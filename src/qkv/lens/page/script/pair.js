@@ -1,7 +1,7 @@
 // Query and key of one pair, feature by feature: their products sum to the score.
 
 const pair = tab({
-  name: "pair", beside: true, heads: true, sorted: false, at: 0, place: { query: 0, key: 0 }, hover: null,
+  name: "pair", beside: true, heads: true, ofTokens: true, sorted: false, at: 0, place: { query: 0, key: 0 }, hover: null,
   words: {
     en: {
       tab: "Query and key", query: "Query", key: "Key", order: "In order", sort: "Largest first", sum: "sum",

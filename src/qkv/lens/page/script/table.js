@@ -1,7 +1,7 @@
 // A table of heads that sorts by each column; a row opens its head. Its columns are the numbers that the rows hold.
 
 // What a number is called, and what it says: [title, meaning] in each language. `least` puts small ones first,
-// `plain` shows a number as it is and not as a share.
+// `plain` shows a number as it is and not as a share, `bare` without a shade.
 const measures = {
   entropy: { least: true, plain: true, en: ["Entropy", "mean entropy of a row, in nats: sharp heads are low"], zh: ["熵", "每行的平均熵（纳特）：越低越尖锐"] },
   diagonal: { en: ["Diagonal", "weight on the token itself"], zh: ["对角", "对词元自身的权重"] },
@@ -10,6 +10,10 @@ const measures = {
   same_word: { en: ["Same word", "weight on the other tokens that are the same word"], zh: ["相同的词", "对同一个词的其他词元的权重"] },
   first: { en: ["First", "weight on the first token"], zh: ["首词元", "对首个词元的权重"] },
   separator: { en: ["Separators", "weight on separators"], zh: ["分隔符", "对分隔符的权重"] },
+  change: { plain: true, en: ["Change", "what is measured, without it less with it"], zh: ["变化", "去掉后的度量减去原来的度量"] },
+  before: { plain: true, bare: true, en: ["Before", "what is measured, with it"], zh: ["之前", "保留时的度量"] },
+  after: { plain: true, bare: true, en: ["After", "what is measured, without it"], zh: ["之后", "去掉后的度量"] },
+  name: { plain: true, en: ["Module", "its name in the model"], zh: ["模块", "在模型中的名称"] },
   broad: { en: ["Broad", "how evenly a row spreads over all keys"], zh: ["均匀", "一行在全部键上分布的均匀程度"] },
 };
 const measured = (name) => {
@@ -40,7 +44,8 @@ const tableOf = ({ rows, ...given }) => {
     head?.focus();
     at("live").textContent = head ? head.title : "";
   };
-  const level = ({ name }, value) => {
+  const level = ({ name, bare }, value) => {
+    if (bare) return 0;
     const values = rows(state.view).map((row) => row[name]).filter((one) => typeof one === "number");
     const most = Math.max(...values.map(Math.abs)) || 1;
     return Math.round(125 * Math.abs(value) / most);
@@ -112,9 +117,9 @@ const tableOf = ({ rows, ...given }) => {
       list.forEach((row, at) => {
         const y = 2.4 * unit + at * high, ready = row.head === null ? null : state.view.ready?.[row.layer * state.view.heads + row.head];
         if (ready) context.cells ? paintCells(context, ready, size, size, [0, y, size, size]) : context.drawImage(picture(pool(ready, 2 * size, 2 * size), 2 * size, 2 * size), 0, y, size, size);
-        columns.forEach(({ name }, i) => {
-          if (typeof row[name] !== "number") return;
-          context.fillStyle = colour.css[level({ name }, row[name])];
+        columns.forEach((column, i) => {
+          if (typeof row[column.name] !== "number") return;
+          context.fillStyle = colour.css[level(column, row[column.name])];
           context.fillRect(left[i + 1], y, wide[i + 1], high - 1);
         });
         context.fillStyle = colour.ink;

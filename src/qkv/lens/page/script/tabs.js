@@ -3,6 +3,7 @@
 //   there(view)   whether the open sentence has what it shows
 //   enter()       what is new when the tab or another sentence opens; layout() what the window's size changes
 //   draw()        from the state to the screen
+//   ofTokens      whether it shows tokens as the model has them, never merged to words
 //   heads         whether it shows the one head that is open; beside, whether the small maps of all stand beside it
 //   pictures()    what can be exported: { name, width, height, paint(context) }, in CSS pixels
 //   press(key)    what a key does to it, where it does something
@@ -18,6 +19,7 @@ const active = () => tabs.find(({ name }) => name === state.tab);
 const drawView = () => active().draw();
 
 const markTabs = () => {
+  at("merge").hidden = !mergeable(state.view) || Boolean(active().ofTokens);
   for (const button of at("tabs").children) {
     button.setAttribute("aria-selected", button.dataset.name === state.tab);
     button.tabIndex = button.dataset.name === state.tab ? 0 : -1;
@@ -49,7 +51,6 @@ const layTabs = () => {
     return button;
   }));
   at("tabs").hidden = there.length < 2;
-  at("merge").hidden = !mergeable(state.view);
   at("merge").setAttribute("aria-pressed", state.merged);
   markTabs();
   offerExport();
