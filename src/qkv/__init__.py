@@ -27,6 +27,7 @@ _HOME = {
     "lens.ablate": ("CutEdge", "Effect", "Loss", "Off", "Prediction", "Uniform", "Vector", "ablate", "effects"),
     "lens.flow": ("residual_share", "rollout"),
     "lens.index": ("Words", "words"),
+    "lens.notebook": ("show",),
     "lens.watch": ("watch",),
     "masks.algebra": ("Mask",),
     "masks.blocks": ("bigbird", "blocks"),

@@ -64,7 +64,9 @@ def qkv(
 
 @app.command()
 def see(
-    texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="Sentences to read, each in quotes.")],
+    texts: Annotated[
+        list[str] | None, typer.Argument(metavar="TEXT...", help="Sentences to read, each in quotes.")
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(metavar="FOLDER|NAME|RUN", help="A model of text, qkv's or transformers'; by default MiniLM."),
@@ -88,11 +90,39 @@ def see(
         Path | None,
         typer.Option(metavar="PAGE.html", help="Write a page with every head; a page of qkv's own is replaced."),
     ] = None,
+    depth: Annotated[
+        int | None, typer.Option(help="--out: write one head's map, of a long text, in so many levels of detail.")
+    ] = None,
     json: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the numbers as JSON; qkv's own file is replaced.")
     ] = None,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Open a page in the browser where you type and attention follows.")
+    ] = False,
+    beside: Annotated[
+        list[str] | None, typer.Option(metavar="FOLDER|NAME", help="--serve: another model to choose; may be repeated.")
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="--serve: the port; by default a free one from 8765 on.")] = None,
+    no_open: Annotated[bool, typer.Option("--no-open", help="--serve: open no browser.")] = False,
 ) -> None:
     """See the attention of a model over some sentences."""
+    texts = texts or []
+    if serve:
+        from qkv.commands.serve import serve_models
+
+        others: list[tuple[str, object]] = [("layer", layer), ("head", head), ("word", word), ("sort", sort)]
+        others += [("target", target), ("out", out), ("depth", depth), ("json", json)]
+        for name, value in others:
+            if value is not None:
+                raise ArgumentError(must("see", f"--{name}", "be left out with --serve", value, "the page shows it"))
+        return serve_models([model, *(beside or [])], texts, port=port, browser=not no_open)
+    for name, given in (("beside", bool(beside)), ("port", port is not None), ("no-open", no_open)):
+        if given:
+            raise ArgumentError(
+                must("see", f"--{name}", "come with --serve", "it alone", "qkv see --serve opens a page")
+            )
+    if not texts:
+        raise ArgumentError(must("see", "TEXT", "be given", "none", "a sentence in quotes, or --serve"))
     for text in texts:
         if not text.strip():
             raise ArgumentError(must("see", "TEXT", "hold something to read", repr(text)))
@@ -113,7 +143,7 @@ def see(
         readings, model=model or "all-MiniLM-L6-v2", layer=layer, head=head, word=word, sort=sort, index=corpus,
         flows=flows_of(found, tokenizer, readings),
         effects=effects_of(found, tokenizer, readings, word) if ablate else (),
-        out=out, numbers=json,
+        out=out, depth=depth, numbers=json,
     )  # fmt: skip
 
 

@@ -57,3 +57,10 @@ def test_an_index_narrows_before_it_computes() -> None:
         seen.dense()
     assert seen[3, 5].shape == (1024, 1024)
     torch.testing.assert_close(seen[3, 5], seen.example(3).head(5).dense()[0, 0])
+
+
+def test_some_rows_are_those_of_the_dense_map() -> None:
+    seen = qkv.attention_map(*torch.randn(2, 2, 3, 9, 4), mask=qkv.causal())
+    torch.testing.assert_close(seen.rows(torch.tensor([7, 0, 7])), seen.dense()[..., [7, 0, 7], :])
+    drawn = qkv.attention_map(*torch.randn(2, 1, 9, 4), select=qkv.hard(sample=True))
+    assert torch.equal(drawn.rows(torch.arange(9)), drawn.dense())

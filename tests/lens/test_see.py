@@ -137,3 +137,13 @@ def test_the_command_shows_the_pretrained_model(tmp_path):
     wrong = subprocess.run([*command, "--layer", "6"], capture_output=True, text=True, cwd=tmp_path)
     assert wrong.returncode == 1
     assert wrong.stderr == "qkv: see: layer must lie in 0..5; got 6 (the model has 6 layers)\n"
+
+
+def test_a_long_text_is_written_as_one_map(readings, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    see(readings[:1], model="tiny", layer=1, head=1, out=page, depth=1)
+    assert "depth 1: the tiles take at most 0.00 MB" in capsys.readouterr().out
+    assert '"layer":1,"head":1,' in page.read_text() and "0/0/0" in page.read_text()
+    text = r"^see: --depth must come with --out and one text; got 3 texts$"
+    with pytest.raises(ArgumentError, match=text):
+        see(readings, model="tiny", out=page, depth=1)

@@ -421,3 +421,13 @@ def test_a_layer_that_was_not_seen():
         seen[2]
     with pytest.raises(ArgumentError, match=r"^Seen\[…\]: name must be one that was seen; got 'x' \(the names seen: l"):
         seen["x"]
+
+
+def test_what_was_seen_can_be_shown():
+    model = gpt()
+    with torch.no_grad(), qkv.watch(model) as seen:
+        model(WORDS)
+    (view,) = seen.views()
+    assert list(view.tokens) == [str(row) for row in range(7)] and view.keys is None and len(view.weights) == 2
+    close(torch.from_numpy(view.weights[1]), seen[1].dense()[0])
+    assert "<iframe" in qkv.show(seen, widget=False)._repr_html_()

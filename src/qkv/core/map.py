@@ -80,7 +80,7 @@ class AttentionMap:
         Raises: ArgumentError if that would take more than `limit` bytes.
         """
         self._check_size("AttentionMap.dense", self.grid.queries, self.grid.keys, limit)
-        whole = (_spread(weights, columns, self.grid.keys) for _, columns, weights, _ in self._blocks())
+        whole = (_spread(weights, columns, self.grid.keys) for _, columns, weights, _ in self.blocks())
         return _join(whole, -2, self.grid.queries)
 
     def scores(self, *, limit: int = DENSE_BYTES) -> Float[Tensor, "*batch heads queries keys"]:
@@ -103,7 +103,7 @@ class AttentionMap:
 
         def entropies() -> Iterator[Tensor]:
             nonlocal received
-            for rows, columns, weights, _ in self._blocks():
+            for rows, columns, weights, _ in self.blocks():
                 heaviest[..., rows, :], where[..., rows, :] = self._top(weights.detach(), columns, k)
                 received = received + _spread(weights.sum(-2), columns, self.grid.keys)
                 yield _entropy(weights)
@@ -118,14 +118,20 @@ class AttentionMap:
             self._settle()
         return self._rows(torch.tensor([index], device=self.grid.device))[0].squeeze(-2)
 
+    def rows(self, queries: Int[Tensor, " rows"]) -> Float[Tensor, "*batch heads rows keys"]:
+        """Compute the weights of some queries, numbered from 0. Cost: O(rows·keys·dim) time, O(rows·keys) memory."""
+        if self.select.by_chance:
+            self._settle()
+        return self._rows(queries)[0]
+
     def entropy(self) -> Float[Tensor, "*batch heads queries"]:
         """Compute each row's entropy in nats, of its weights scaled to sum 1; 0 for a row without a key."""
-        return _join((_entropy(weights) for _, _, weights, _ in self._blocks()), -1, self.grid.queries)
+        return _join((_entropy(weights) for _, _, weights, _ in self.blocks()), -1, self.grid.queries)
 
     def received(self) -> Float[Tensor, "*batch heads keys"]:
         """Sum the attention that each key receives from all queries."""
         total = self._no_weight()
-        for _, columns, weights, _ in self._blocks():
+        for _, columns, weights, _ in self.blocks():
             total = total + _spread(weights.sum(-2), columns, self.grid.keys)
         return total
 
@@ -134,7 +140,7 @@ class AttentionMap:
 
         Raises: UnsupportedError if the selection is not softmax.
         """
-        levels = (self.select.logsumexp(summary) for _, _, _, summary in self._blocks())
+        levels = (self.select.logsumexp(summary) for _, _, _, summary in self.blocks())
         return _join(levels, -1, self.grid.queries)
 
     @torch.no_grad()
@@ -147,7 +153,7 @@ class AttentionMap:
         """
         self._check_top("AttentionMap.top_keys", k)
         heaviest, where = self._no_keys(k)
-        for rows, columns, weights, _ in self._blocks():
+        for rows, columns, weights, _ in self.blocks():
             heaviest[..., rows, :], where[..., rows, :] = self._top(weights, columns, k)
         return heaviest, where
 
@@ -172,7 +178,7 @@ class AttentionMap:
         box_row = self.grid.rows() * height // self.grid.queries
         box_column = self.grid.columns() * width // self.grid.keys
         picture = torch.zeros(*self.shape[:-2], height, width, dtype=wide(self.query.dtype), device=self.grid.device)
-        for rows, columns, weights, _ in self._blocks():
+        for rows, columns, weights, _ in self.blocks():
             across = weights.new_zeros(*weights.shape[:-1], width)
             across.scatter_reduce_(-1, box_column[columns].expand_as(weights), weights, how)
             picture.scatter_reduce_(-2, box_row[rows][:, None].expand_as(across), across, how)
@@ -253,7 +259,7 @@ class AttentionMap:
             )
         return _join(parts, -2, rows.shape[0])
 
-    def _blocks(self) -> Iterator[tuple[Tensor, Columns, Tensor, Summary]]:
+    def blocks(self) -> Iterator[tuple[Tensor, Columns, Tensor, Summary]]:
         """Go through all rows, a block at a time: their indices, columns, weights there and summary, which is kept."""
         kept: Summary = ()
         for rows, columns in meetings(self.mask, self.query, self.grid, self.pair.held):
@@ -273,7 +279,7 @@ class AttentionMap:
         """Draw what is drawn by chance, once."""
         if self.kept is None:
             with torch.no_grad():
-                for _ in self._blocks():
+                for _ in self.blocks():
                     pass
 
     def _narrow(

@@ -11,7 +11,7 @@ from qkv.core.map import TILE_NUMBERS, AttentionMap
 from qkv.core.reference import visible
 from qkv.errors import ArgumentError, ShapeError, must
 from qkv.lens.reading import Reading
-from qkv.lens.words import word_ranges
+from qkv.lens.subwords import word_ranges
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,8 @@ from qkv.errors import ArgumentError, FileError, KindError, UnsupportedError, mu
 from qkv.files import sync, write_whole
 from qkv.lens.reading import Reading
 from qkv.lens.running import hidden_states, still
-from qkv.lens.words import joins, places, vectors, word_ranges
+from qkv.lens.subwords import joins, word_ranges
+from qkv.lens.words import places, vectors
 
 ABOUT, PROGRESS = "words.json", "progress.json"
 TEXTS, EDGES, PLACES, CENTRE = "texts.bin", "edges.bin", "places.bin", "centre.bin"

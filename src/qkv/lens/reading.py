@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from qkv.core.map import AttentionMap
 from qkv.errors import ArgumentError, UnsupportedError, must
+from qkv.lens.notebook import Shown
+from qkv.lens.page import View
+from qkv.lens.views import MapLayers, features, translation_views
 from qkv.lens.watch import Seen, watch
 from qkv.models.captioner import Captioner
 from qkv.models.gpt import Gpt
@@ -56,7 +59,7 @@ class Encoder(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
+class Reading(Shown):
     """One text as a model read it.
 
     `hidden[0]` holds the vectors that enter the first layer, `hidden[i + 1]` those that leave layer i. What an encoder
@@ -80,6 +83,17 @@ class Reading:
     def weights(self, layer: int) -> Float[Tensor, "heads positions positions"]:
         """Compute all weights of one layer. Cost: O(heads·positions²)."""
         return self.maps[layer].dense()[0]
+
+    def views(self) -> list[View]:
+        """View the text for a page, and what it was made from; in a notebook it shows itself so."""
+        if self.source is None:
+            known = [features(seen) for seen in self.maps]
+            return [View(self.text, self.labels, MapLayers(self.maps), unknown=self.unknown, features=known)]
+        title, seen = f"{self.source.text} → {self.text}", self.source.labels
+        if not self.maps:
+            return [View(title, self.after, MapLayers(self.cross), keys=seen, query=0)]
+        parts = {"encoder": self.source.maps, "cross": self.cross, "decoder": self.maps}
+        return translation_views(title, seen, self.labels, self.after, **parts)
 
 
 @torch.no_grad()

@@ -16,12 +16,14 @@ from qkv.lens.ablate import Effect, Measure, Prediction, Vector, effects
 from qkv.lens.flow import Flow, residual_share, rollout
 from qkv.lens.heads import ORDERS, Head, habits, links, telling, text_of
 from qkv.lens.index import Nearest, Words
+from qkv.lens.long import baked_size, write_map_page
 from qkv.lens.page.build import check_page, write_page
 from qkv.lens.page.view import MOST_PLACES, Projection, View
 from qkv.lens.printable import printable
 from qkv.lens.progress import progress
 from qkv.lens.projection import project
 from qkv.lens.reading import Reading
+from qkv.lens.subwords import word_ranges
 from qkv.lens.terminal import (
     alignment,
     alignment_table,
@@ -35,7 +37,7 @@ from qkv.lens.terminal import (
     telling_table,
 )
 from qkv.lens.views import MapLayers, features
-from qkv.lens.words import Comparison, compare, places, vectors, word_ranges
+from qkv.lens.words import Comparison, compare, places, vectors
 from qkv.text.corpus import encodable
 
 OWN = b'{\n "generator": "qkv see",'
@@ -62,12 +64,14 @@ def see(
     flows: Sequence[Sequence[Flow] | str] = (),
     effects: Sequence[tuple[Measure, Sequence[Effect]]] = (),
     out: Path | None = None,
+    depth: int | None = None,
     numbers: Path | None = None,
 ) -> None:
     """Print the attention of texts that a model has read; write the page and the numbers if asked.
 
     `sort` names a habit by which to list the heads; `index` holds a corpus in which to find the word's nearest.
-    `flows` and `effects` are those of each text, if they were measured.
+    `flows` and `effects` are those of each text, if they were measured. With a `depth` the page is one head's map, for
+    texts too long for all heads: so many levels of it, zoomed like a street map.
 
     Raises: ArgumentError if there is no such layer, head, word or habit; FileError if a file cannot be written.
     """
@@ -77,6 +81,8 @@ def see(
     _check(readings, pairs, layer, head)
     if sort is not None and sort not in ORDERS:
         raise ArgumentError(must("see", "--sort", f"be one of {', '.join(ORDERS)}", repr(sort)))
+    if depth is not None and (out is None or len(readings) != 1):
+        raise ArgumentError(must("see", "--depth", "come with --out and one text", f"{len(readings)} texts"))
     check_files(out, numbers)
     comparison = None if word is None else compare(readings, word)
     nearest = _nearest(readings, word, index)
@@ -129,7 +135,16 @@ def see(
             found_numbers["nearest"] = [{name: _plain(getattr(one, name)) for name in kept} for one in nearest]
         write_whole("see", numbers, (json.dumps(found_numbers, indent=1) + "\n").encode(), overwrite=True)
         screen.print(f"\nnumbers: {printable(str(numbers))}", soft_wrap=True)
-    if out is not None:
+    if out is not None and depth is not None:
+        (reading,), (shown,) = readings, found
+        one = reading.maps[shown.layer].head(shown.head)
+        most = baked_size(one.grid.queries, one.grid.keys, depth)
+        screen.print(f"\ndepth {depth}: the tiles take at most {most / 1e6:.2f} MB")
+        size = write_map_page(
+            out, one, title=reading.text, tokens=reading.labels, depth=depth, layer=shown.layer, head=shown.head
+        )
+        screen.print(f"page: {printable(str(out))} ({size / 1e6:.2f} MB), open it in a browser", soft_wrap=True)
+    elif out is not None:
         projected = None if word is None or comparison is None else _project(readings, word, comparison)
         views = [
             replace(

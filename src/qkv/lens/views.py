@@ -11,7 +11,7 @@ from torch import Tensor
 from qkv.core.map import AttentionMap
 from qkv.core.types import DotPair
 from qkv.lens.page.view import Image, View
-from qkv.lens.words import word_ranges
+from qkv.lens.subwords import word_ranges
 
 
 class MapLayers(Sequence[np.ndarray]):

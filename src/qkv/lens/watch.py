@@ -17,6 +17,7 @@ from torch import nn
 from qkv.core.map import AttentionMap
 from qkv.errors import ArgumentError, KindError, UnsupportedError, must
 from qkv.lens.calls import intercepted
+from qkv.lens.notebook import Shown
 from qkv.lens.page.view import View
 from qkv.lens.tracks import Track, Watching
 from qkv.lens.views import MapLayers, features
@@ -90,7 +91,7 @@ class Stack(Mapping[int, AttentionMap]):
         return f"Stack({', '.join(f'{layer}: {track.name}' for layer, track in self._tracks.items())})"
 
 
-class Seen:
+class Seen(Shown):
     """What a `watch` has seen: `seen[3]` is layer 3's map, `seen["decoder.layers.3.cross_attn"]` that of a module.
 
     With an encoder and a decoder: `seen.encoder[3]`, `seen.decoder[3]`, `seen.cross[3]`.

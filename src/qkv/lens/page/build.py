@@ -25,6 +25,8 @@ PARTS = (
     *("grid", "map", "labels", "zoom", "row", "image", "legend", "lines", "pair", "alignment", "projection"),
     *("table", "habits", "effects", "export", "choose", "keys", "pointer", "begin", "start"),
 )
+# Of pages that stand inside another, or show a long map.
+OTHER_PARTS = ("embedded", "long")
 GENERATOR = '<meta name="generator" content="qkv">'
 LONGEST_TOKEN = 200
 LONGEST_TITLE = 20_000
@@ -49,7 +51,14 @@ def render_page(views: Iterable[View], *, title: str, subtitle: str = "", budget
     if not views:
         raise ArgumentError(must("render_page", "views", "hold at least one view", "none", "pass [View(...)]"))
     data = {"title": title, "subtitle": subtitle, "views": [pack_view(view, budget) for view in views]}
-    style, script, page = part("page.css"), bundle(), part("page.html")
+    return fill(part("page.html"), part("page.css"), bundle(), data, title)[0]
+
+
+def fill(template: str, style: str, script: str, data: Any, title: str, *allowed: str) -> tuple[str, str]:
+    """Fill a template; return the page and its Content-Security-Policy: its own script and style, by hash.
+
+    `allowed` are further directives, such as "connect-src 'self'".
+    """
     policy = "; ".join(
         (
             "default-src 'none'",
@@ -58,6 +67,7 @@ def render_page(views: Iterable[View], *, title: str, subtitle: str = "", budget
             "img-src data:",
             "base-uri 'none'",
             "form-action 'none'",
+            *allowed,
         )
     )
     filling = {
@@ -68,7 +78,7 @@ def render_page(views: Iterable[View], *, title: str, subtitle: str = "", budget
         "data": _inert_json(data),
         "script": script,
     }
-    return re.sub(r"\{\{(\w+)\}\}", lambda mark: filling[mark[1]], page)
+    return re.sub(r"\{\{(\w+)\}\}", lambda mark: filling[mark[1]], template), policy
 
 
 def write_page(
