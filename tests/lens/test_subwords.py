@@ -1,5 +1,7 @@
 """Tokens merged to words."""
 
+import pytest
+
 from qkv.lens.reading import read
 from qkv.lens.subwords import word_ranges
 
