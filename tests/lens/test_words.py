@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from qkv.errors import ArgumentError
+from qkv.lens.joined import word_ranges
 from qkv.lens.reading import read
-from qkv.lens.words import compare, places, vectors, word_ranges
+from qkv.lens.words import compare, places, vectors
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from rich.text import Text
 
 from qkv.commands.trained import check_see, load, show
 from qkv.errors import ArgumentError, must
+from qkv.lens.joined import word_ranges
 from qkv.lens.printable import printable
 from qkv.lens.views import text_view
-from qkv.lens.words import word_ranges
 from qkv.models.bert import Bert
 from qkv.models.generation import fill
 from qkv.text.corpus import encodable

@@ -10,8 +10,8 @@ from torch import Tensor
 from qkv.core.map import TILE_NUMBERS, AttentionMap
 from qkv.core.reference import visible
 from qkv.errors import ArgumentError, ShapeError, must
+from qkv.lens.joined import word_ranges
 from qkv.lens.reading import Reading
-from qkv.lens.words import word_ranges
 
 
 @dataclass(frozen=True)

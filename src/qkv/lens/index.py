@@ -29,8 +29,9 @@ from torch.nn import functional as F
 from qkv.core.checks import check_whole
 from qkv.errors import ArgumentError, FileError, KindError, UnsupportedError, must
 from qkv.files import sync, write_whole
+from qkv.lens.joined import joins, word_ranges
 from qkv.lens.reading import Reading
-from qkv.lens.words import joins, places, vectors, word_ranges
+from qkv.lens.words import places, vectors
 
 ABOUT, PROGRESS = "words.json", "progress.json"
 TEXTS, EDGES, PLACES, CENTRE = "texts.bin", "edges.bin", "places.bin", "centre.bin"

@@ -10,6 +10,7 @@ import torch
 from qkv.errors import ArgumentError, must
 from qkv.files import check_writable, contains, write_whole
 from qkv.lens.heads import ORDERS, Head, habits, links, telling
+from qkv.lens.joined import word_ranges
 from qkv.lens.long import baked_size, write_map_page
 from qkv.lens.page.build import check_page, write_page
 from qkv.lens.page.view import Projection, View
@@ -18,7 +19,7 @@ from qkv.lens.projection import project
 from qkv.lens.reading import Reading
 from qkv.lens.terminal import alignment, alignment_table, comparison_table, console, heads_table, heatmap, telling_table
 from qkv.lens.views import MapLayers, features
-from qkv.lens.words import Comparison, compare, vectors, word_ranges
+from qkv.lens.words import Comparison, compare, vectors
 
 OWN = b'{\n "generator": "qkv see",'
 """How the numbers that qkv writes begin."""

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from qkv.core.map import AttentionMap
 from qkv.core.types import DotPair
+from qkv.lens.joined import word_ranges
 from qkv.lens.page.view import Image, View
-from qkv.lens.words import word_ranges
 
 
 class MapLayers(Sequence[np.ndarray]):

@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from qkv.errors import QkvError
 from qkv.lens.heads import habits
+from qkv.lens.joined import word_ranges
 from qkv.lens.long import LONG_PARTS
 from qkv.lens.page.build import LONGEST_TOKEN, PARTS, bundle, fill, pack_view, part
 from qkv.lens.page.view import View
@@ -25,7 +26,6 @@ from qkv.lens.serve.deadline import Deadline, LateError
 from qkv.lens.serve.desk import Busy, Desk, Stale
 from qkv.lens.serve.guard import BodyError, Guard, Keys, body_of, refusal
 from qkv.lens.serve.shelf import Shelf
-from qkv.lens.words import word_ranges
 
 WEIGHTS = 5_000_000
 """A text with more weights than this, in all its heads, is shown by tiles."""
