@@ -326,8 +326,11 @@ def _project_corpus(reading: Reading, word: str, nearest: Sequence[Nearest]) -> 
         found = one.found
         whole = [layer.layer for layer in one.layers] == list(range(len(reading.hidden)))
         if one.text == reading.text and whole and len(found.texts) > 1:
-            shown = slice(-MOST_PLACES, None)
-            return project(word, found.texts[shown], found.marks[shown], [each[shown] for each in found.vectors])
+            # The text's own, which is the last, is the point that is opened.
+            last = len(found.texts) - 1
+            shown = [last, *range(max(0, last + 1 - MOST_PLACES), last)]
+            texts, marks = ([each[at] for at in shown] for each in (found.texts, found.marks))
+            return project(word, texts, marks, [each[shown] for each in found.vectors])
     return None
 
 

@@ -1,7 +1,7 @@
 // What changes when a head is switched off, with its weight pattern beside it: weights alone are no explanation.
 
 tableOf({
-  name: "effects",
+  name: "effects", by: "change", down: true,
   rows: (view) => view.effects,
   words: {
     en: {

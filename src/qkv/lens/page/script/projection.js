@@ -26,9 +26,11 @@ const projection = tab({
     const points = projection.data().points[projection.at()], unit = rem();
     const spans = [0, 1].map((axis) => {
       const values = points.map((point) => point[axis]), least = Math.min(...values);
-      return { least, range: Math.max(...values) - least || 1 };
+      return { least, range: Math.max(...values) - least };
     });
-    const into = (value, { least, range }, from, size) => from + ((value - least) / range) * size;
+    // A dimension in which the points do not differ is rounding alone: they stand in the middle of it.
+    const widest = Math.max(...spans.map(({ range }) => range));
+    const into = (value, { least, range }, from, size) => from + (range > 1e-4 * widest ? (value - least) / range : 0.5) * size;
     return points.map(([x, y]) => [into(x, spans[0], 2 * unit, width - 4 * unit), into(-y, { least: -spans[1].least - spans[1].range, range: spans[1].range }, 2 * unit, height - 4 * unit)]);
   },
   paint(context, size) {

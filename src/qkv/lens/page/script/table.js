@@ -53,7 +53,7 @@ const tableOf = ({ rows, ...given }) => {
   const goTo = async ({ layer, head }) => { openTab("map", true); await choose(layer, head ?? state.head); };
 
   const view = tab({
-    ...given, beside: false, by: null, down: false,
+    by: null, down: false, ...given, beside: false,
     there: (seen) => rows(seen).length > 0,
     draw() {
       const columns = numbersOf(), said = wordsOf(), { view: seen } = state;
