@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from architectures import DECODERS, ENCODERS, PAIRS, PICTURE, PICTURES, RAGGED, TOKENS, tiny
+from architectures import DECODERS, ENCODERS, PAIRED, PAIRS, PICTURE, PICTURES, RAGGED, SIZES, TOKENS, tiny
 
 import qkv
 from qkv import errors
@@ -104,6 +104,46 @@ def test_what_is_not_known_is_named():
         attention(torch.nn.Linear(1, 1), query, query, query, None, head_mask=torch.ones(1))
     out, weights = attention(torch.nn.Linear(1, 1), query, query, query, None, head_mask=None, use_cache=True)
     assert weights is None and out.shape == (1, 3, 1, 4)
+
+
+OWN_CODE = {
+    "bloom": ("BloomConfig", "BloomForCausalLM", {"vocab_size": 50, "hidden_size": 16, "n_layer": 1, "n_head": 2}),
+    "xglm": ("XGLMConfig", "XGLMForCausalLM", {"vocab_size": 50, "d_model": 16, "num_layers": 1, "attention_heads": 2}),
+    "roformer": ("RoFormerConfig", "RoFormerModel", SIZES),
+    "longformer": ("LongformerConfig", "LongformerModel", {**SIZES, "attention_window": 4}),
+    "bigbird-pegasus": (
+        "BigBirdPegasusConfig",
+        "BigBirdPegasusForCausalLM",
+        {**PAIRED, "attention_type": "original_full"},
+    ),
+    "falcon": ("FalconConfig", "FalconModel", SIZES),
+}
+
+
+@pytest.mark.parametrize("name", OWN_CODE)
+def test_a_model_that_attends_by_itself_is_refused(name):
+    """It would add our flags to its scores as 0 and 1, or never ask for a mask."""
+    kind = OWN_CODE[name][1]
+    rule = rf"^register: the model must compute its attention through transformers' interface; got {kind}"
+    with pytest.raises(errors.UnsupportedError, match=rule):
+        tiny(OWN_CODE[name], "qkv")
+
+
+def test_a_model_made_of_others_is_not_refused():
+    qkv.register()
+    small = {
+        "vocab_size": 30,
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+    }
+    sides = (
+        T.BertConfig(**small),
+        T.BertConfig(**small, is_decoder=True, add_cross_attention=True),
+    )
+    config = T.EncoderDecoderConfig.from_encoder_decoder_configs(*sides)
+    assert T.EncoderDecoderModel._from_config(config, attn_implementation="qkv") is not None
 
 
 def test_a_mask_that_is_added():

@@ -1,5 +1,6 @@
 """A tiny model and tokenizer to look at: two layers of two heads, words as tokens."""
 
+import shutil
 from dataclasses import dataclass
 
 import pytest
@@ -53,3 +54,19 @@ class TinyModel:
 @pytest.fixture
 def model():
     return TinyModel()
+
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A browser for all tests of a process: Playwright cannot be started twice."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no chromium on the path")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield browser
+        browser.close()

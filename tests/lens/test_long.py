@@ -3,7 +3,6 @@
 import base64
 import json
 import re
-import shutil
 import zlib
 
 import pytest
@@ -13,9 +12,6 @@ import qkv
 from qkv.errors import ArgumentError, FileError, ShapeError
 from qkv.lens.long import baked_size, write_map_page
 from qkv.lens.pyramid import Pyramid, Tile
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
 
 
 def seen(tokens=700):
@@ -65,34 +61,31 @@ def test_what_cannot_be_baked_is_said(tmp_path):
     assert path.read_text() == "mine"
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path")
-def test_a_file_shows_its_weights_and_says_where_it_ends(tmp_path):
+def test_a_file_shows_its_weights_and_says_where_it_ends(browser, tmp_path):
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     path, given, words = tmp_path / "map.html", seen(), [f"w{i}" for i in range(700)]
     words[5] = "</script><img src=x onerror=window.pwned=1>"
     write_map_page(path, given, title="a map", tokens=words, depth=3)
     weights = given.dense()[0, 0]
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page = browser.new_page(locale="en-US")
-        complaints, asked = [], []
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(path.as_uri())
-        page.wait_for_function("() => document.documentElement.dataset.read === '1'")
-        for _ in range(5):
-            page.locator("#in").click()
-        page.wait_for_function("() => document.documentElement.dataset.level === '0'")
-        page.wait_for_function("() => document.documentElement.dataset.read === '1'")
-        box = page.locator("#area").bounding_box()
-        page.mouse.move(box["x"] + box["width"] / 2 - 60, box["y"] + box["height"] / 2 + 60)
-        playwright.expect(page.locator("#reading")).to_have_text(re.compile("→"))
-        shown = re.fullmatch(r"(\d+) \S+ → (\d+) \S+: ([\d.]+)%", page.locator("#reading").inner_text())
-        query, key, value = shown.groups()
-        assert float(value) == pytest.approx(100 * float(weights[int(query), int(key)]), rel=0.06, abs=2e-3)
-        page.locator("#language").click()
-        assert page.locator("#layer").inner_text() == "第 0 层"
-        assert page.evaluate("() => window.pwned") is None
-        browser.close()
+    page = browser.new_page(locale="en-US")
+    complaints, asked = [], []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(path.as_uri())
+    page.wait_for_function("() => document.documentElement.dataset.read === '1'")
+    for _ in range(5):
+        page.locator("#in").click()
+    page.wait_for_function("() => document.documentElement.dataset.level === '0'")
+    page.wait_for_function("() => document.documentElement.dataset.read === '1'")
+    box = page.locator("#area").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2 - 60, box["y"] + box["height"] / 2 + 60)
+    playwright.expect(page.locator("#reading")).to_have_text(re.compile("→"))
+    shown = re.fullmatch(r"(\d+) \S+ → (\d+) \S+: ([\d.]+)%", page.locator("#reading").inner_text())
+    query, key, value = shown.groups()
+    assert float(value) == pytest.approx(100 * float(weights[int(query), int(key)]), rel=0.06, abs=2e-3)
+    page.locator("#language").click()
+    assert page.locator("#layer").inner_text() == "第 0 层"
+    assert page.evaluate("() => window.pwned") is None
+    page.close()
     assert complaints == [] and [url for url in asked if not url.startswith(("file:", "data:,"))] == []

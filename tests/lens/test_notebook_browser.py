@@ -1,7 +1,6 @@
 """Two pages in one notebook, as iframes and as widgets: each is itself, and neither touches what is around it."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -10,10 +9,7 @@ from qkv.lens.notebook import SANDBOX, WIDGET, show
 from qkv.lens.page import View
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path")
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
 WORDS = [["the", "cat", "sat"], ["</script><img src=x onerror=parent.pwned=1>", "b"]]
 
 NOTEBOOK = """
@@ -42,14 +38,6 @@ window.ends = window.models.map((model) => {
 def view(words, seed=0):
     weights = np.random.default_rng(seed).random((2, 2, len(words), len(words)), dtype=np.float32)
     return View(" ".join(words), words, weights / weights.sum(-1, keepdims=True))
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -8,8 +8,9 @@ which pairs may meet, the layers get the closed form. Weights come when they are
 and no slower path is taken for them.
 """
 
+import sys
 from collections.abc import Callable
-from functools import reduce
+from functools import reduce, wraps
 from operator import and_
 from types import FunctionType
 from typing import Any
@@ -61,16 +62,52 @@ def register() -> None:
     """Let transformers' models name "qkv" as their attention.
 
     Attention and masks are registered together: with the attention alone, transformers would drop the padding's mask.
+    A model whose code computes attention itself, and would take our masks for its own, raises UnsupportedError when it
+    is made, or told of, with this attention.
 
     Raises: UnsupportedError if transformers is not installed.
     """
     try:
-        from transformers import AttentionInterface, AttentionMaskInterface
+        from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
     except ModuleNotFoundError as error:
         fix = "pip install 'transformers>=5.3'"
         raise UnsupportedError(must("register", "transformers", "be installed", "no such package", fix)) from error
     AttentionInterface.register(NAME, attention)
     AttentionMaskInterface.register(NAME, closed_mask)
+    if not hasattr(PreTrainedModel.get_correct_attn_implementation, "inner"):
+        PreTrainedModel.get_correct_attn_implementation = _checked(PreTrainedModel.get_correct_attn_implementation)
+
+
+def _checked(inner: Callable[..., str]) -> Callable[..., str]:
+    """Check a model before transformers does: of an attention that it does not know itself it asks nothing."""
+
+    @wraps(inner)
+    def get_correct_attn_implementation(
+        self: nn.Module, requested_attention: str | None, *more: Any, **told: Any
+    ) -> str:
+        if requested_attention == NAME:
+            _check_model(type(self))
+        return inner(self, requested_attention, *more, **told)
+
+    get_correct_attn_implementation.inner = inner  # type: ignore[attr-defined]
+    return get_correct_attn_implementation
+
+
+# Adds numbers to whatever mask it is given, flags too.
+_MIXES_MASKS = {"DeepseekV4PreTrainedModel"}
+
+
+def _check_model(kind: type) -> None:
+    """Raise UnsupportedError for a model that has attention, but does not compute it through transformers' interface."""
+    code = vars(sys.modules[kind.__module__])
+    # A model made of others has none; those are checked themselves.
+    attends = any(isinstance(part, type) and "Attention" in name for name, part in code.items())
+    flags = (getattr(kind, name, False) for name in ("_supports_sdpa", "_supports_attention_backend"))
+    routes = "ALL_ATTENTION_FUNCTIONS" in code and any(flags)
+    mixes = any(base.__name__ in _MIXES_MASKS for base in kind.__mro__)
+    if attends and (mixes or not routes):
+        rule, fix = "compute its attention through transformers' interface", 'attn_implementation="eager"'
+        raise UnsupportedError(must("register", "the model", rule, kind.__name__, fix))
 
 
 # Attention

@@ -1,28 +1,21 @@
 """The server in a browser: type, compare, follow a link, zoom; what it shows equals the model's numbers."""
 
 import re
-import shutil
 
 import pytest
 from lens.serve.tiny import MODELS
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path")
-
-FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
 
 
 @pytest.fixture(scope="module")
-def visitor(server):
+def visitor(browser, server):
     """A browser that has opened the link, once for all tests."""
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        context = browser.new_context(viewport={"width": 1280, "height": 900}, locale="en-US")
-        context.new_page().goto(server.open())
-        server.link = server.next_link()
-        yield context
-        browser.close()
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, locale="en-US")
+    context.new_page().goto(server.open())
+    server.link = server.next_link()
+    yield context
+    context.close()
 
 
 @pytest.fixture

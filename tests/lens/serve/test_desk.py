@@ -3,11 +3,18 @@
 import asyncio
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from qkv.lens.serve import desk as module
 from qkv.lens.serve.desk import Busy, Desk, Stale
+
+
+def to_the_end(work):
+    """Run it in a thread of its own: the browser of other tests keeps a loop in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
 
 
 @pytest.fixture
@@ -44,7 +51,7 @@ def test_work_is_done_elsewhere_while_the_loop_goes_on(desk):
             await asyncio.sleep(0.001)
         return task.result(), turns
 
-    name, turns = asyncio.run(both())
+    name, turns = to_the_end(both())
     assert name == "qkv-desk" and turns > 5
 
 
@@ -60,7 +67,7 @@ def test_tiles_come_first_and_clients_in_turn(desk, held):
         release.set()
         await asyncio.gather(holder, *waiting)
 
-    asyncio.run(run())
+    to_the_end(run())
     assert done == ["tile", "a", "b"]
 
 
@@ -77,7 +84,7 @@ def test_only_the_newest_of_a_client_is_done(desk, held):
         await holder
         return await asyncio.gather(*typed, return_exceptions=True)
 
-    found = asyncio.run(run())
+    found = to_the_end(run())
     assert [type(one) for one in found] == [Stale, Stale, type(None)] and done == ["the"]
 
 
@@ -94,7 +101,7 @@ def test_nothing_is_begun_for_one_who_has_gone(desk, held):
         await holder
         await desk.tile(lambda: None)
 
-    asyncio.run(run())
+    to_the_end(run())
     assert done == []
 
 
@@ -103,8 +110,8 @@ def test_what_the_work_raises_reaches_who_asked(desk):
         raise KeyError("x")
 
     with pytest.raises(KeyError):
-        asyncio.run(desk.read("a", fail))
-    assert asyncio.run(desk.read("a", lambda: 3)) == 3
+        to_the_end(desk.read("a", fail))
+    assert to_the_end(desk.read("a", lambda: 3)) == 3
 
 
 def test_a_wait_and_a_queue_have_ends(desk, held, monkeypatch):
@@ -126,7 +133,7 @@ def test_a_wait_and_a_queue_have_ends(desk, held, monkeypatch):
         await asyncio.gather(holder, return_exceptions=True)
         return found
 
-    assert [str(one) for one in asyncio.run(run())] == ["it took more than 0.2 seconds: try a shorter text"] * 4
+    assert [str(one) for one in to_the_end(run())] == ["it took more than 0.2 seconds: try a shorter text"] * 4
     assert done == []
 
 
@@ -140,4 +147,4 @@ def test_idle_time_is_used_and_given_up_at_once():
     made.close()
     assert not made._thread.is_alive()
     with pytest.raises(Busy, match="the server is stopping"):
-        asyncio.run(made.tile(lambda: None))
+        to_the_end(made.tile(lambda: None))
