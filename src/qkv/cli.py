@@ -180,7 +180,7 @@ def train(
         str | None,
         typer.Argument(
             metavar="[DATA]",
-            help="A file, a folder or datasets:NAME; caption: a table; left out, what this machine has.",
+            help="A file, a folder or datasets:NAME; caption: a table, seen in grey; left out, what this machine has.",
         ),
     ] = None,
     out: Annotated[Path, typer.Option(metavar="RUN", help="The run's folder: new, unless --resume is given.")] = ...,  # type: ignore[assignment]

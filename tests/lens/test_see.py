@@ -106,7 +106,7 @@ def test_the_page_holds_habits_features_words_and_the_word_in_context(readings, 
         ({"layer": 2}, r"^see: layer must lie in 0\.\.1; got 2 \(the model has 2 layers\)$"),
         ({"head": -1}, r"^see: head must lie in 0\.\.1; got -1 \(the model has 2 heads\)$"),
         ({"sort": "x"}, r"^see: --sort must be one of entropy, diagonal, previous, .*, broad; got 'x'$"),
-        ({"word": "dog"}, r"^words: word must stand in one of the texts; got 'dog'$"),
+        ({"word": "dog"}, r"^see: --word must stand in one of the texts; got 'dog'$"),
     ],
 )
 def test_what_is_not_there_is_said_before_anything_is_written(readings, tmp_path, asked, text):

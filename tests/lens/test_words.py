@@ -26,7 +26,7 @@ def test_a_word_in_parts_is_the_mean_of_its_parts(readings):
 
 
 def test_a_part_of_a_longer_word_is_not_the_word(readings):
-    with pytest.raises(ArgumentError, match=r"^words: word must stand in one of the texts; got 'play'$"):
+    with pytest.raises(ArgumentError, match=r"^see: --word must stand in one of the texts; got 'play'$"):
         places(readings, "play")
 
 

@@ -98,7 +98,7 @@ _MIXES_MASKS = {"DeepseekV4PreTrainedModel"}
 
 
 def _check_model(kind: type) -> None:
-    """Raise UnsupportedError for a model that has attention, but does not compute it through transformers' interface."""
+    """Raise UnsupportedError for a model that has attention and computes it past transformers' interface."""
     code = vars(sys.modules[kind.__module__])
     # A model made of others has none; those are checked themselves.
     attends = any(isinstance(part, type) and "Attention" in name for name, part in code.items())

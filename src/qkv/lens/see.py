@@ -88,7 +88,7 @@ def see(
     nearest = _nearest(readings, word, index)
     shares = [rollout(reading.maps)[-1, 0] if _is_stack(reading) else None for reading in readings]
     found = [
-        _look(reading, layer, head, [] if comparison is None else _tokens(comparison, number))
+        look_at(reading, layer, head, [] if comparison is None else _tokens(comparison, number))
         for number, reading in enumerate(readings)
     ]
     screen = console()
@@ -241,7 +241,7 @@ def _tokens(comparison: Comparison, number: int) -> list[int]:
     return [token for place in comparison.places if place.reading == number for token in place.tokens]
 
 
-def _look(reading: Reading, layer: int | None, head: int | None, word: Sequence[int]) -> Look:
+def look_at(reading: Reading, layer: int | None = None, head: int | None = None, word: Sequence[int] = ()) -> Look:
     """Choose the head to draw, of those asked for: where a word, or the word, looks hardest at another further off."""
     measured = habits(reading)
     among = [one for one in measured if layer in (None, one.layer) and head in (None, one.head)]

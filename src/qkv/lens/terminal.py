@@ -192,7 +192,12 @@ def comparison_table(readings: Sequence[Reading], word: str, comparison: Compari
     title = Text(f"“{printable(word)}” in context: the cosine of its vectors, layer by layer", style="bold")
     if not pairs:
         return Group(
-            title, shown, Text("it stands in one place only: give two sentences or more that hold it", style="dim")
+            title,
+            shown,
+            Text(
+                "it stands in one place only: give two sentences or more that hold it, or --index (qkv words)",
+                style="dim",
+            ),
         )
     fits = pairs[: max(1, (width - 10) // 9)]
     tables: list[RenderableType] = []

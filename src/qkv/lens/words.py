@@ -42,7 +42,7 @@ def places(readings: Sequence[Reading], word: str) -> list[Place]:
             if tokens:
                 found.append(Place(number, tokens))
     if not found:
-        raise ArgumentError(must("words", "word", "stand in one of the texts", repr(word)))
+        raise ArgumentError(must("see", "--word", "stand in one of the texts", repr(word)))
     return found
 
 

@@ -19,6 +19,8 @@ from qkv.training.metrics import read_metrics
 from qkv.training.states import whole
 
 FILE, PICTURE = "gradients.jsonl", "gradients.svg"
+OTHERS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7")
+"""The colours of what is no layer: safe for who does not tell red from green."""
 
 
 def groups(model: nn.Module) -> dict[str, list[str]]:
@@ -65,7 +67,7 @@ def draw(folder: Path) -> bool:
         return False
     lines = list(read_metrics(folder / FILE))
     names = [name for name in lines[0] if name != "step"] if lines else []
-    layers = [name for name in names if "." in name]
+    layers, others = ([name for name in names if ("." in name) == numbered] for numbered in (True, False))
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "qkv"}):
         figure = Figure(figsize=(8, 4.5), layout="constrained")
         axes = figure.add_subplot()
@@ -73,8 +75,8 @@ def draw(folder: Path) -> bool:
         for name in names:
             # From light to dark: which layer, also where colours are not told apart.
             place = layers.index(name) / max(1, len(layers) - 1) if name in layers else 0.5
-            shade = str(0.75 - 0.75 * place) if name in layers else "#d55e00"
-            style = "-" if name in layers else (0, (2, 1 + 2 * (names.index(name) % 3)))
+            shade = str(0.75 - 0.75 * place) if name in layers else OTHERS[others.index(name) % len(OTHERS)]
+            style = "-" if name in layers else (0, (2, 1 + 2 * (others.index(name) % 3)))
             values = [max(line.get(name, 0.0), 1e-12) for line in lines]
             axes.plot(steps, values, color=shade, linestyle=style, linewidth=1.2, label=name)
         axes.set(yscale="log", xlabel="step", ylabel="norm of the gradient")

@@ -5,6 +5,8 @@ import re
 import pytest
 from lens.serve.tiny import MODELS
 
+from qkv.lens.see import look_at
+
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 
@@ -53,12 +55,22 @@ def assert_row(shown, weights, words):
         assert abs(float(text.strip("<%")) - 100 * float(weights[i])) <= 0.012
 
 
+def open_first(page, words):
+    """Go from the telling head that is open first to layer 0, head 0."""
+    found = look_at(MODELS["first"](" ".join(words)))
+    for name, steps in (("layer", found.layer), ("head", found.head)):
+        playwright.expect(frame_of(page).locator(f"#{name}")).to_have_text(f"{name.title()} {steps}")
+        for _ in range(steps):
+            frame_of(page).locator(f"#{name}-back").click()
+
+
 def expected(model, words, layer, head, query):
     return MODELS[model](" ".join(words)).maps[layer].row(query)[0, head]
 
 
 def test_typing_changes_the_map_and_its_numbers_are_the_models(page):
     wait_for_tokens(page, ["the", "cat", "sat"])
+    open_first(page, ["the", "cat", "sat"])
     page.locator("textarea").first.fill("")
     page.keyboard.type("a dog ran away", delay=5)
     words = ["a", "dog", "ran", "away"]
@@ -97,6 +109,8 @@ def test_a_link_reproduces_two_models_side_by_side(page, visitor):
 
 
 def test_a_long_map_is_zoomed_to_its_weights(page):
+    wait_for_tokens(page, ["the", "cat", "sat"])
+    open_first(page, ["the", "cat", "sat"])
     page.locator("textarea").first.fill("long 3000")
     area = frame_of(page).locator("#area")
     area.wait_for()

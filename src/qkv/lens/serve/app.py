@@ -15,11 +15,11 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from qkv.errors import QkvError
-from qkv.lens.heads import habits
 from qkv.lens.long import LONG_PARTS
 from qkv.lens.page.build import LONGEST_TOKEN, PARTS, bundle, fill, pack_view, part
 from qkv.lens.page.view import View
 from qkv.lens.reading import Reading
+from qkv.lens.see import look_at
 from qkv.lens.serve import deadline
 from qkv.lens.serve.deadline import Deadline, LateError
 from qkv.lens.serve.desk import Busy, Desk, Stale
@@ -147,7 +147,8 @@ def _views(reading: Reading) -> list[View]:
     if reading.source is not None:
         return views
     words = word_ranges(reading.text, reading.spans, reading.special)
-    return [replace(views[0], words=words, habits=habits(reading))]
+    found = look_at(reading)
+    return [replace(views[0], words=words, habits=found.habits, start=(found.layer, found.head), query=found.query)]
 
 
 def _asked(body: bytes, models: Mapping[str, Read]) -> dict[str, str]:

@@ -9,7 +9,7 @@ tableOf({
       note: "Means over all queries of this sentence. A column’s title sorts by it; a row opens its head.",
     },
     zh: {
-      tab: "各头习性", head: "注意力头", sort: (title) => `按${title}排序`, open: (name) => `打开${name}`,
+      tab: "各头特征", head: "注意力头", sort: (title) => `按${title}排序`, open: (name) => `打开${name}`,
       note: "对本句全部查询取平均。点列标题排序，点一行打开该头。",
     },
   },

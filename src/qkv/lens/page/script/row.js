@@ -49,7 +49,8 @@ const drawRow = () => {
   if (crossed) colourTokens(at("keys-seen"), targets, shown.key, isRow, state.pinned.key);
   drawImage();
 
-  const best = strongest(values, 10), most = best[0][0] || 1;
+  // What has no weight, as a masked key, is not among the strongest.
+  const best = strongest(values, 10).filter(([value], rank) => value > 0 || rank === 0), most = best[0][0] || 1;
   at("bars").replaceChildren(...best.map(([value, i]) => {
     const bar = make("i");
     bar.style.width = `${(100 * value) / most}%`;
