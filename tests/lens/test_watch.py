@@ -226,14 +226,16 @@ def test_models_of_transformers(name, implementation):
             close(seen[layer].dense().transpose(1, 2)[real], theirs[..., :9].transpose(1, 2)[real])
 
 
-@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+@pytest.mark.parametrize("implementation", ["eager", "sdpa", "qkv"])
 @pytest.mark.parametrize("name", ["gpt2", "llama", "mistral, a window", "gpt-oss, sinks"])
 @pytest.mark.parametrize("cache", ["dynamic", "static"])
-def test_generation_of_transformers(name, implementation, cache):
+@pytest.mark.parametrize("padded", ["left", "right"])
+def test_generation_of_transformers(name, implementation, cache, padded):
     pytest.importorskip("transformers")
+    qkv.register()
     if implementation == "sdpa" and name == "gpt-oss, sinks":
         pytest.skip("transformers has no such path")
-    model, shown = tiny(DECODERS[name], implementation), RAGGED.flip(1)
+    model, shown = tiny(DECODERS[name], implementation), RAGGED.flip(1) if padded == "left" else RAGGED
     with torch.no_grad():
         given = {"attention_mask": shown, "max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
         given |= {"cache_implementation": "static", "disable_compile": True} if cache == "static" else {}
@@ -241,16 +243,23 @@ def test_generation_of_transformers(name, implementation, cache):
         with qkv.watch(model) as seen:
             made = model.generate(TOKENS, **given)
         assert torch.equal(made, plain)
-        # The last token is not read again.
-        text, real = made[:, :-1], torch.cat((shown, torch.ones(2, 5, dtype=shown.dtype)), 1)
-        places = (real.cumsum(-1) - 1).clamp(min=0)
-        expected = tiny(DECODERS[name])(
-            text, attention_mask=real, position_ids=places, output_attentions=True
-        ).attentions
-    for layer, theirs in enumerate(expected):
-        assert seen[layer].shape == (2, 4, 14, 14)
-        rows = real.bool()
-        close(seen[layer].dense().transpose(1, 2)[rows], theirs[..., :14].transpose(1, 2)[rows])
+        told = {"output_attentions": True, "return_dict_in_generate": True}
+        steps = tiny(DECODERS[name]).generate(TOKENS, **given, **told).attentions
+    # The last token is not read again.
+    real = torch.cat((shown, torch.ones(2, 5, dtype=shown.dtype)), 1).bool()
+    assert not seen.unseen
+    for layer in (0, 1):
+        # A static cache has room for more keys than there are, and a window of one for fewer.
+        got, start = seen[layer].dense(), 0
+        assert got.shape == (2, 4, 14, 14)
+        for theirs in (step[layer][..., :14] for step in steps):
+            rows, keys = slice(start, start + theirs.shape[-2]), theirs.shape[-1]
+            row = real[:, rows]
+            stop = max(rows.stop, keys)
+            part = got[:, :, rows, stop - keys : stop]
+            close(part.transpose(1, 2)[row], theirs.transpose(1, 2)[row])
+            start = rows.stop
+        assert start == 14
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt-oss, sinks"])

@@ -2,17 +2,19 @@
 
 import copy
 import re
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qkv.attention import Attends, attention_map
-from qkv.core.map import AttentionMap, tensors_of
+from qkv.core.map import TILE_NUMBERS, AttentionMap, tensors_of
 from qkv.core.types import Bias, Grid
 from qkv.errors import ArgumentError, must
 from qkv.lens.calls import Call, Lens, Run
@@ -37,7 +39,7 @@ class Watching:
         self._depth = 0
         self._turns: dict[int, int] = {}
         self._ran: set[str] = set()
-        self._told: tuple[Mask | Tensor, Grid, Spans | None] | None = None
+        self._told: _Told | None = None
 
     def begin(self, lens: Lens, stack: ExitStack) -> None:
         """Notice when the model, or a stack of it, begins to run, and which modules that attend do."""
@@ -128,37 +130,89 @@ class Watching:
         return dense_mask(mask) if isinstance(mask, Tensor) else mask
 
     def spans(self, call: Call) -> Spans | None:
-        """Tell a call's mask by spans, once for all layers that share it; None if some query sees more than one."""
-        mask, query, key = call.given.get("mask"), call.query, call.key
-        grid = Grid(tuple(query.shape[:-3]), query.shape[-3], query.shape[-2], key.shape[-2], query.device)
-        if mask is None:
+        """Tell a call's mask by spans; None if some query sees more than one."""
+        if call.given.get("mask") is None:
+            grid = _grid(call)
             zero = torch.zeros(grid.queries, dtype=torch.int64, device=grid.device)
             return Spans(zero, zero + grid.keys)
-        if isinstance(mask, Spans):
-            return mask
-        told = self._told
-        # Masks of numbers alone are the same when their numbers are.
-        same = told is not None and (told[0] is mask or (isinstance(mask, Mask) and told[0] == mask))
-        if told is None or not same or told[1] != grid:
-            self._told = told = (mask, grid, _told(mask, grid))
-        return told[2]
+        return self._tell(call).spans
 
     def real(self, call: Call) -> int:
         """Count a call's keys up to the last that some query sees: a static cache has room for more."""
         keys = call.key.shape[-2]
         if call.kind == "cross" or keys == call.query.shape[-2] or call.given.get("mask") is None:
             return keys
-        spans = self.spans(call)
-        return keys if spans is None else max(call.query.shape[-2], int(spans.stop.max().clamp(max=keys)))
+        return max(call.query.shape[-2], min(keys, self._tell(call).stop))
+
+    def cut(self, call: Call, real: int) -> Mask | None:
+        """Give a call's mask over its first keys alone."""
+        mask, grid = self.mask(call), _grid(call)
+        if mask is None or real == grid.keys:
+            return mask
+        # Where a mask's own numbers count from the last key, they mean the last of the store.
+        shown = mask.tile(grid.rows(), grid.columns()[:real], grid)
+        return dense_mask(shown.expand(*shown.shape[:-2], grid.queries, real))
+
+    def _tell(self, call: Call) -> "_Told":
+        """Tell a mask once for all layers that share it."""
+        mask, grid, told = call.given["mask"], _grid(call), self._told
+        # Masks of numbers alone are the same when their numbers are.
+        same = told is not None and (told.mask is mask or (isinstance(mask, Mask) and told.mask == mask))
+        if told is None or not same or told.grid != grid:
+            self._told = told = _Told(mask, grid)
+        return told
 
 
-def _told(mask: Mask | Tensor, grid: Grid) -> Spans | None:
-    if isinstance(mask, Tensor):
-        return spans_of(mask.expand(*mask.shape[:-2], grid.queries, grid.keys))
-    some, every = mask.runs(1, grid)
-    if some.start.shape[-1] != 1 or not torch.equal(some.start, every.start) or not torch.equal(some.stop, every.stop):
-        return None
-    return Spans(some.start.squeeze(-1), some.stop.squeeze(-1))
+def _grid(call: Call) -> Grid:
+    query = call.query
+    return Grid(tuple(query.shape[:-3]), query.shape[-3], query.shape[-2], call.key.shape[-2], query.device)
+
+
+@dataclass(frozen=True, eq=False)
+class _Told:
+    """What a call's mask says."""
+
+    mask: Mask | Tensor
+    grid: Grid
+
+    @cached_property
+    def spans(self) -> Spans | None:
+        """The spans of the queries; None if some query sees more than one."""
+        if isinstance(self.mask, Spans):
+            return self.mask
+        if isinstance(self.mask, Mask):
+            some, every = self.mask.runs(1, self.grid)
+            one = some.start.shape[-1] == 1
+            if one and torch.equal(some.start, every.start) and torch.equal(some.stop, every.stop):
+                return Spans(some.start.squeeze(-1), some.stop.squeeze(-1))
+        # Runs may claim too much, as those of flags do: the pairs themselves say more.
+        found = []
+        for pairs in self._tiles():
+            part = spans_of(pairs)
+            if part is None:
+                return None
+            found.append(part)
+        return Spans(torch.cat([part.start for part in found], -1), torch.cat([part.stop for part in found], -1))
+
+    @cached_property
+    def stop(self) -> int:
+        """The first key after all that some query sees."""
+        if self.spans is not None:
+            seen = self.spans.start < self.spans.stop
+            return int(torch.where(seen, self.spans.stop, 0).max())
+        last = 0
+        for pairs in self._tiles():
+            columns = pairs.flatten(0, -2).any(0).nonzero()
+            last = max(last, int(columns.max()) + 1 if len(columns) else 0)
+        return last
+
+    def _tiles(self) -> Iterator[Bool[Tensor, "*lead rows keys"]]:
+        """Spell the mask out, a few rows at a time."""
+        mask, grid = dense_mask(self.mask) if isinstance(self.mask, Tensor) else self.mask, self.grid
+        step = max(1, TILE_NUMBERS // max(1, torch.Size((*grid.batch, grid.heads, grid.keys)).numel()))
+        for rows in grid.rows().split(step):
+            pairs = mask.tile(rows, grid.columns(), grid)
+            yield pairs.expand(*pairs.shape[:-2], len(rows), grid.keys)
 
 
 @dataclass(eq=False)
@@ -185,7 +239,7 @@ class _Rows:
 
     def dense(self, keys: int, heads: Int[Tensor, " heads"] | None) -> Tensor:
         """Spell out which of all keys the kept queries see."""
-        mask = self.mask or self.spans
+        mask = self.mask if self.spans is None else self.spans
         assert mask is not None
         shown = self.pick(mask.tile(self.kept, self.grid.columns(), self.grid), heads, 2)
         return F.pad(shown, (self.first, keys - self.first - self.grid.keys))
@@ -310,7 +364,8 @@ class Track:
         query, key = call.query.detach(), call.key.detach()
         real = watching.real(call)
         grid = Grid(tuple(query.shape[:-3]), query.shape[-3], query.shape[-2], real, query.device)
-        mask, spans = watching.mask(call), watching.spans(call)
+        spans = watching.spans(call)
+        mask = watching.cut(call, real) if spans is None else None
         if self.store is None:
             self.store, self.total = _own(key[..., :real, :]), real
         elif call.kind == "self":
@@ -337,7 +392,7 @@ class Track:
             bias = DenseBias(bias.tensor[..., :real])
         bias = _still(bias)
         self.queries.append(_own(query))
-        self.rows.append(_Rows(kept, grid, first, None if spans is not None else mask, spans, bias))
+        self.rows.append(_Rows(kept, grid, first, mask, spans, bias))
         self._map = None
 
     def map(self) -> AttentionMap:
