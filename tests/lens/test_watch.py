@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from architectures import DECODERS, ENCODERS, PAIRS, PICTURE, PICTURES, RAGGED, TOKENS, tiny
+from architectures import DECODERS, ENCODERS, PAIRS, PICTURE, PICTURES, RAGGED, SIZES, TOKENS, tiny
 from torch import nn
 
 import qkv
@@ -281,6 +281,61 @@ def test_one_of_the_layers_that_share_a_module():
     close(seen[1].dense(), expected[1])
 
 
+@pytest.mark.parametrize("implementation", ["eager", "qkv"])
+def test_a_layer_that_attends_twice_is_one_layer(implementation):
+    transformers = pytest.importorskip("transformers")
+    qkv.register()
+    # Its values come in halves, each weighed by the same map.
+    numbers = {**SIZES, "num_hidden_layers": 3, "num_key_value_heads": 2}
+    case = ("DiffLlamaConfig", "DiffLlamaForCausalLM", numbers)
+    model = tiny(case, implementation)
+    assert type(model) is transformers.DiffLlamaForCausalLM
+    with torch.no_grad():
+        expected = tiny(case)(TOKENS, output_attentions=True).attentions
+        with qkv.watch(model) as seen:
+            model(TOKENS)
+        assert list(seen.layers) == [0, 1, 2] and len(seen) == 3 and not seen.unseen
+        for layer, theirs in enumerate(expected):
+            close(seen[layer].dense(), theirs)
+        with qkv.watch(model, layers=[2]) as seen:
+            made = model.generate(TOKENS, max_new_tokens=4, min_new_tokens=4, do_sample=False)
+        expected = tiny(case)(made[:, :-1], output_attentions=True).attentions
+    close(seen[2].dense(), expected[2])
+
+
+def test_keys_that_are_no_numbers_are_joined():
+    pytest.importorskip("transformers")
+    model = tiny(DECODERS["llama"])
+    with torch.no_grad(), qkv.watch(model) as seen:
+        model.model.layers[1].self_attn.k_proj.weight[3] = float("nan")
+        model.generate(TOKENS, max_new_tokens=4, min_new_tokens=4, do_sample=False)
+    assert seen[0].shape == seen[1].shape == (2, 4, 12, 12) and not seen.unseen
+
+
+def test_groups_of_layers_that_share_a_module():
+    pytest.importorskip("transformers")
+    config, model, numbers = ENCODERS["albert, one layer used twice"]
+    model = tiny((config, model, {**numbers, "num_hidden_layers": 4, "num_hidden_groups": 2}))
+    with torch.no_grad(), qkv.watch(model) as seen:
+        expected = model(TOKENS, output_attentions=True).attentions
+    assert list(seen.layers) == [0, 1, 2, 3]
+    for layer, theirs in enumerate(expected):
+        close(seen[layer].dense(), theirs)
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_what_a_checkpoint_computes_again_is_no_other_layer(use_reentrant):
+    pytest.importorskip("transformers")
+    model = tiny(DECODERS["llama"]).train()
+    expected = model(TOKENS, output_attentions=True).attentions
+    model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
+    with qkv.watch(model) as seen:
+        model(TOKENS, labels=TOKENS).loss.backward()
+    assert list(seen.layers) == [0, 1] and not seen.unseen
+    for layer, theirs in enumerate(expected):
+        close(seen[layer].dense(), theirs.detach())
+
+
 def test_beams_of_transformers():
     pytest.importorskip("transformers")
     model = tiny(DECODERS["gpt2"], "sdpa")
@@ -327,7 +382,25 @@ def test_pictures():
     close(seen[1].dense(), expected[1])
 
 
-# What is not seen
+# What is not seen, or in part
+
+
+def test_a_stack_that_runs_twice_in_one_pass_has_the_layers_it_has():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = gpt()
+
+        def forward(self, first, second):
+            return self.model(first), self.model(second)
+
+    both = Both()
+    with torch.no_grad(), qkv.watch(both) as seen:
+        both(WORDS, WORDS[:, :3])
+    maps = [both.model.encode(words).maps[1].dense() for words in (WORDS, WORDS[:, :3])]
+    assert list(seen.layers) == [0, 1]
+    close(seen[1].dense(), maps[0])
+    close(seen["model.layers.1.attention#2"].dense(), maps[1])
 
 
 def test_layers_that_attend_by_themselves_are_named():

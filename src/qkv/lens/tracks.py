@@ -2,9 +2,10 @@
 
 import copy
 import re
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -38,6 +39,8 @@ class Watching:
         """How it found the batch's rows moved, as a beam search moves them."""
         self._depth = 0
         self._turns: dict[int, int] = {}
+        self._latest: deque[Call] = deque(maxlen=8)
+        """The last calls in this pass of the module that ran last."""
         self._ran: set[str] = set()
         self._told: _Told | None = None
 
@@ -64,6 +67,8 @@ class Watching:
     def _leave(self, *_: object) -> None:
         if self.lens.is_here:
             self._depth -= 1
+            if not self._depth:
+                self._latest.clear()
 
     def unseen(self) -> dict[str, str]:
         """Say of the modules that attend which were not seen, and why."""
@@ -90,12 +95,16 @@ class Watching:
 
     def take(self, call: Call, run: Run) -> Tensor:
         """Keep a call, and let it run."""
-        with torch.no_grad():
-            self._keep(call)
+        # What a checkpoint computes once more on the way back was seen on the way there.
+        if torch._C._current_graph_task_id() == -1:
+            with torch.no_grad():
+                self._keep(call)
         return run()
 
     def _keep(self, call: Call) -> None:
         module = id(call.module)
+        if self._depth and self._is_told(call):
+            return
         # A module that is called again in one pass goes on, or serves as another layer.
         turn = self._turns.get(module, 0)
         slots = [(module, turn - 1), (module, turn)] if turn else [(module, 0)]
@@ -111,18 +120,44 @@ class Watching:
                 # What the module was in a longer pass before.
                 for old in [each for each in self.tracks if each[0] == module and each[1]]:
                     del self.tracks[old]
-            stack, layer = _stack(call.name), call.layer + slot[1]
-            taken = {
-                track.layer: other
-                for other, track in self.tracks.items()
-                if (track.stack, track.kind) == (stack, call.kind)
-            }
-            while taken.get(layer, slot) != slot:
-                layer += 1
-            if self.layers is not None and layer not in self.layers:
+            track = self._begun(call, slot)
+            if self.layers is not None and track.layer not in self.layers:
                 return
-            self.tracks[slot] = Track(call.name, stack, call.kind, layer)
+            self.tracks[slot] = track
         self.tracks[slot].add(call, self)
+
+    def _is_told(self, call: Call) -> bool:
+        """Say whether its module has made this map in this pass just before: of the same weights and other values."""
+        if self._latest and self._latest[0].module is not call.module:
+            self._latest.clear()
+        told = any(_are_alike(call, other) for other in self._latest)
+        if not told:
+            # Detached: whoever remembers something of a tensor while it lives need not remember it longer.
+            still = {name: getattr(call, name).detach() for name in ("query", "key", "value")}
+            self._latest.append(replace(call, **still))
+        return told
+
+    def _begun(self, call: Call, slot: tuple[int, int]) -> "Track":
+        """Begin a track: of the module's own layer, of another if layers share the module, or of neither."""
+        stack, turn = _stack(call.name), slot[1]
+        if turn and not self._is_shared(call):
+            return Track(f"{call.name}#{turn + 1}", stack, call.kind, call.layer, False)
+        layer = call.layer + turn
+        taken = {
+            track.layer: other
+            for other, track in self.tracks.items()
+            if track.is_layer and (track.stack, track.kind) == (stack, call.kind)
+        }
+        while taken.get(layer, slot) != slot:
+            layer += 1
+        return Track(call.name, stack, call.kind, layer)
+
+    def _is_shared(self, call: Call) -> bool:
+        """Say whether there are more layers than modules."""
+        places = [self.lens.sites[id(module)] for module in self.attending.values()]
+        count = sum((_stack(place.name), place.kind) == (_stack(call.name), call.kind) for place in places)
+        layers = getattr(getattr(call.module, "config", None), "num_hidden_layers", None)
+        return count <= 1 or (isinstance(layers, int) and layers > count)
 
     def mask(self, call: Call) -> Mask | None:
         """Give a call's mask."""
@@ -281,6 +316,8 @@ class Track:
     stack: str
     kind: str
     layer: int
+    is_layer: bool = True
+    """False for what a module attends beside its layer's own attention."""
     queries: list[Tensor] = field(default_factory=list)
     rows: list[_Rows] = field(default_factory=list)
     store: Tensor | None = None
@@ -307,7 +344,7 @@ class Track:
                 return False
             alone = all(track.kind == "cross" for track in watching.tracks.values())
             steps = again or watching.goes_on or (alone and self.read is not None and _lie_alike(key, self.read))
-            if not steps or not torch.equal(key, store):
+            if not steps or not _equal(key, store[..., : self.total, :]):
                 return False
             self._move(watching.moved)
             return True
@@ -317,7 +354,7 @@ class Track:
         if not 0 < held <= self.total:
             return False
         new, old = key[..., :held, :], store[..., self.total - held : self.total, :]
-        if new.shape == old.shape and torch.equal(new, old):
+        if new.shape == old.shape and _equal(new, old):
             return True
         moved = _moved(new, old, self._shown() if held == self.total else None)
         if moved is None:
@@ -441,9 +478,36 @@ class Track:
         return None if all(rows.bias is None for rows in self.rows) else _Biases(self.rows, self.heads)
 
 
+def _are_alike(call: Call, other: Call) -> bool:
+    """Say whether two calls have the same weights."""
+    if not all(_is_same(call.given.get(name), other.given.get(name)) for name in ("mask", "bias", "score", "select")):
+        return False
+    pairs = [(call.query, other.query), (call.key, other.key)]
+    # A decoder's step may well ask its memory the same again.
+    return all(_lie_alike(x, y) or (call.kind == "self" and x.shape == y.shape and _equal(x, y)) for x, y in pairs)
+
+
+def _is_same(part: Any, other: Any) -> bool:
+    """Say whether two parts are one, or masks and choices of the same numbers; tensors are only themselves."""
+    if part is other or isinstance(part, Mask | int | float | str):
+        return bool(part is other or part == other)
+    mine, theirs = getattr(part, "__dict__", {}), getattr(other, "__dict__", {})
+    alike = type(part) is type(other) and bool(mine) and mine.keys() == theirs.keys()
+    return alike and all(_is_same(mine[name], theirs[name]) for name in mine)
+
+
 def _own(x: Tensor) -> Tensor:
     """Give a tensor that holds no other memory: a view of a larger store would keep it, and change with it."""
     return x if x.untyped_storage().nbytes() == x.numel() * x.element_size() else x.clone()
+
+
+def _equal(x: Tensor, y: Tensor) -> bool:
+    """Say whether tensors of one shape hold the same; what is no number is the same as itself."""
+    return torch.equal(x, y) or bool(_alike(x, y).all())
+
+
+def _alike(x: Tensor, y: Tensor) -> Tensor:
+    return (x == y) | (x.isnan() & y.isnan())
 
 
 def _lie_alike(x: Tensor, y: Tensor) -> bool:
@@ -468,7 +532,7 @@ def _moved(new: Tensor, old: Tensor, shown: Tensor | None) -> Int[Tensor, " rows
     found = []
     for row in new:
         for at, before in enumerate(old):
-            same = row == before
+            same = _alike(row, before)
             if shown is not None:
                 same = same | ~shown[at if len(shown) > 1 else 0]
             if bool(same.all()):
