@@ -164,6 +164,7 @@ def test_a_translator_has_three_stacks():
     whole = model.with_maps(pairs([1, 2, 3]), pairs([1, 2]))
     close(seen.cross[1].dense(), whole.cross[1].dense())
     close(seen.decoder[1].dense(), whole.decoder[1].dense())
+    assert not seen.unseen
 
 
 @pytest.mark.parametrize("decoder", ["LookThenStep", "StepThenLook", "InputFed"])
@@ -341,7 +342,7 @@ def test_beams_of_transformers():
     model = tiny(DECODERS["gpt2"], "sdpa")
     with torch.no_grad(), qkv.watch(model) as seen:
         model.generate(TOKENS[:1], max_new_tokens=5, min_new_tokens=5, num_beams=3, do_sample=False)
-        assert seen[1].shape == (3, 4, 13, 13)
+        assert seen[1].shape == (3, 4, 13, 13) and not seen.unseen
         weights = seen[1].dense()
     # Whatever beams the search kept, the map of each is that of the text that its keys and queries were made of.
     close(weights.sum(-1), torch.ones(3, 4, 13))
@@ -367,6 +368,7 @@ def test_pairs_of_transformers(name):
     with torch.no_grad():
         with qkv.watch(model) as seen:
             made = model.generate(TOKENS, attention_mask=RAGGED, max_new_tokens=4, min_new_tokens=4, do_sample=False)
+        assert not seen.unseen
         expected = eager(TOKENS, attention_mask=RAGGED, decoder_input_ids=made[:, :-1], output_attentions=True)
     for part in ("decoder", "cross"):
         for layer, theirs in enumerate(expected[f"{part}_attentions"]):
@@ -418,6 +420,61 @@ def test_layers_that_attend_by_themselves_are_named():
         both[0](WORDS)
         both[1](TOKENS)
     assert set(seen.unseen) == {"1.h.0.self_attention", "1.h.1.self_attention"} and len(seen.names) == 2
+
+
+def test_rows_that_are_not_joined_are_named():
+    model = gpt()
+    with torch.no_grad():
+        state = model.start()
+        model.step(WORDS, state)
+        with qkv.watch(model) as seen:
+            model.step(WORDS[:, :1], state)
+            model.step(WORDS[:, :1], state)
+            why = "only in part: the first 7 keys belong to no query seen (they are older than the block, "
+            assert seen[1].shape == (2, 2, 2, 9)
+            assert list(seen.unseen) == ["layers.0.attention", "layers.1.attention"]
+            assert all(reason.startswith(why) for reason in seen.unseen.values())
+            model(WORDS)
+    assert not seen.unseen
+    pytest.importorskip("transformers")
+    pair = tiny(PAIRS["bart"])
+    with torch.no_grad():
+        start = pair(TOKENS, decoder_input_ids=TOKENS[:, :4])
+        with qkv.watch(pair) as seen:
+            pair(
+                encoder_outputs=(start.encoder_last_hidden_state,),
+                decoder_input_ids=TOKENS[:, :1],
+                past_key_values=start.past_key_values,
+            )
+    assert "model.decoder.layers.1.encoder_attn" in seen.unseen and "model.decoder.layers.1.self_attn" in seen.unseen
+    assert seen.unseen["model.decoder.layers.1.encoder_attn"].startswith("only in part: the decoder goes on")
+
+
+@pytest.mark.compile
+@pytest.mark.parametrize("whole", [True, False])
+def test_compiled_code_is_said_to_be_unseen(whole):
+    pytest.importorskip("transformers")
+    model = tiny(DECODERS["llama"], "sdpa")
+    layers = model.model.layers
+    if whole:
+        compiled = torch.compile(model, backend="eager")
+    else:
+        layers[0], compiled = torch.compile(layers[0], backend="eager"), model
+    text = r"it is compiled, and compiled code cannot be seen \(watch and run it as it was before torch\.compile"
+    with torch.no_grad():
+        compiled(TOKENS)
+        if whole:
+            with pytest.raises(UnsupportedError, match=text), qkv.watch(compiled):
+                compiled(TOKENS)
+            with qkv.watch(compiled._orig_mod) as seen:
+                compiled._orig_mod(TOKENS)
+            assert list(seen.layers) == [0, 1] and not seen.unseen
+        else:
+            with qkv.watch(compiled) as seen:
+                compiled(TOKENS)
+            assert list(seen.layers) == [1]
+            (reason,) = seen.unseen.values()
+            assert reason.startswith("it is compiled, and compiled code cannot be seen")
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,9 @@ class Watching:
         self._turns: dict[int, int] = {}
         self._latest: deque[Call] = deque(maxlen=8)
         """The last calls in this pass of the module that ran last."""
+        self._past = 0
+        """How many keys the last self-attention had that came with no query."""
+        self._lost: dict[str, str] = {}
         self._ran: set[str] = set()
         self._told: _Told | None = None
 
@@ -81,8 +84,11 @@ class Watching:
             kind = type(module).__name__
             if name in self.lens.refused:
                 found[name] = self.lens.refused[name]
+            elif name not in self._ran and self._is_compiled(name):
+                fix = "watch and run it as it was before torch.compile, such as model._orig_mod"
+                found[name] = f"it is compiled, and compiled code cannot be seen ({fix})"
             elif name not in self._ran and not isinstance(module, Attends):
-                found[name] = "it did not run inside the block"
+                found[name] = "it did not run inside the block, unless as compiled code, which cannot be seen"
             elif isinstance(module, Attends):
                 found[name] = "it did not attend inside the block"
             elif isinstance(module, nn.MultiheadAttention):
@@ -91,7 +97,13 @@ class Watching:
                 found[name] = f"{kind} computes its weights itself, and its result holds them"
             else:
                 found[name] = f"{kind} computes attention itself, not by transformers' attention functions"
-        return found
+        return found | self._lost
+
+    def _is_compiled(self, name: str) -> bool:
+        """Say whether a module, or one that it is in, has been compiled."""
+        words = name.split(".") if name else []
+        above = (self.lens.modules.get(".".join(words[:count])) for count in range(len(words) + 1))
+        return any(module is not None and _is_compiled(module) for module in above)
 
     def take(self, call: Call, run: Run) -> Tensor:
         """Keep a call, and let it run."""
@@ -111,7 +123,7 @@ class Watching:
         known = [slot for slot in slots if slot in self.tracks]
         found = next((slot for slot in known if self.tracks[slot].joins(call, self, turn > 0)), None)
         if call.kind == "self":
-            self.goes_on = found is not None
+            self.goes_on, self._past = found is not None, 0
         slot = slots[-1] if found is None else found
         if self._depth:
             self._turns[module] = slot[1] + 1
@@ -119,12 +131,24 @@ class Watching:
             if not turn:
                 # What the module was in a longer pass before.
                 for old in [each for each in self.tracks if each[0] == module and each[1]]:
-                    del self.tracks[old]
+                    self._lost.pop(self.tracks.pop(old).name, None)
             track = self._begun(call, slot)
             if self.layers is not None and track.layer not in self.layers:
                 return
+            self._note(call, track, slot in self.tracks)
             self.tracks[slot] = track
         self.tracks[slot].add(call, self)
+
+    def _note(self, call: Call, track: "Track", again: bool) -> None:
+        """Note where a track begins in the middle of a sequence; `again` if there was one in its place."""
+        self._lost.pop(track.name, None)
+        if call.kind == "self":
+            self._past = self.real(call) - call.query.shape[-2]
+            if self._past > 0:
+                why = "they are older than the block, or have changed since, or are a prefix"
+                self._lost[track.name] = f"only in part: the first {self._past} keys belong to no query seen ({why})"
+        elif self._past > 0 or (self.goes_on and again):
+            self._lost[track.name] = "only in part: the decoder goes on, and this is not joined to what was before"
 
     def _is_told(self, call: Call) -> bool:
         """Say whether its module has made this map in this pass just before: of the same weights and other values."""
@@ -549,6 +573,12 @@ def _stack(name: str) -> str:
 
 
 _ATTENTION = re.compile("Attention|Attn|Coverage|Monotonic")
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    forward = vars(module).get("forward")
+    whole = "_orig_mod" in dict(module.named_children()) or hasattr(forward, "_torchdynamo_orig_callable")
+    return whole or module._compiled_call_impl is not None
 
 
 def _attending(modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
