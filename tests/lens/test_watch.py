@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from architectures import DECODERS, ENCODERS, PAIRS, PICTURE, PICTURES, RAGGED, TOKENS, tiny
+from architectures import DECODERS, ENCODERS, PAIRS, PICTURE, PICTURES, RAGGED, SIZES, TOKENS, tiny
 from torch import nn
 
 import qkv
@@ -164,6 +164,7 @@ def test_a_translator_has_three_stacks():
     whole = model.with_maps(pairs([1, 2, 3]), pairs([1, 2]))
     close(seen.cross[1].dense(), whole.cross[1].dense())
     close(seen.decoder[1].dense(), whole.decoder[1].dense())
+    assert not seen.unseen
 
 
 @pytest.mark.parametrize("decoder", ["LookThenStep", "StepThenLook", "InputFed"])
@@ -226,14 +227,16 @@ def test_models_of_transformers(name, implementation):
             close(seen[layer].dense().transpose(1, 2)[real], theirs[..., :9].transpose(1, 2)[real])
 
 
-@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+@pytest.mark.parametrize("implementation", ["eager", "sdpa", "qkv"])
 @pytest.mark.parametrize("name", ["gpt2", "llama", "mistral, a window", "gpt-oss, sinks"])
 @pytest.mark.parametrize("cache", ["dynamic", "static"])
-def test_generation_of_transformers(name, implementation, cache):
+@pytest.mark.parametrize("padded", ["left", "right"])
+def test_generation_of_transformers(name, implementation, cache, padded):
     pytest.importorskip("transformers")
+    qkv.register()
     if implementation == "sdpa" and name == "gpt-oss, sinks":
         pytest.skip("transformers has no such path")
-    model, shown = tiny(DECODERS[name], implementation), RAGGED.flip(1)
+    model, shown = tiny(DECODERS[name], implementation), RAGGED.flip(1) if padded == "left" else RAGGED
     with torch.no_grad():
         given = {"attention_mask": shown, "max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
         given |= {"cache_implementation": "static", "disable_compile": True} if cache == "static" else {}
@@ -241,16 +244,23 @@ def test_generation_of_transformers(name, implementation, cache):
         with qkv.watch(model) as seen:
             made = model.generate(TOKENS, **given)
         assert torch.equal(made, plain)
-        # The last token is not read again.
-        text, real = made[:, :-1], torch.cat((shown, torch.ones(2, 5, dtype=shown.dtype)), 1)
-        places = (real.cumsum(-1) - 1).clamp(min=0)
-        expected = tiny(DECODERS[name])(
-            text, attention_mask=real, position_ids=places, output_attentions=True
-        ).attentions
-    for layer, theirs in enumerate(expected):
-        assert seen[layer].shape == (2, 4, 14, 14)
-        rows = real.bool()
-        close(seen[layer].dense().transpose(1, 2)[rows], theirs[..., :14].transpose(1, 2)[rows])
+        told = {"output_attentions": True, "return_dict_in_generate": True}
+        steps = tiny(DECODERS[name]).generate(TOKENS, **given, **told).attentions
+    # The last token is not read again.
+    real = torch.cat((shown, torch.ones(2, 5, dtype=shown.dtype)), 1).bool()
+    assert not seen.unseen
+    for layer in (0, 1):
+        # A static cache has room for more keys than there are, and a window of one for fewer.
+        got, start = seen[layer].dense(), 0
+        assert got.shape == (2, 4, 14, 14)
+        for theirs in (step[layer][..., :14] for step in steps):
+            rows, keys = slice(start, start + theirs.shape[-2]), theirs.shape[-1]
+            row = real[:, rows]
+            stop = max(rows.stop, keys)
+            part = got[:, :, rows, stop - keys : stop]
+            close(part.transpose(1, 2)[row], theirs.transpose(1, 2)[row])
+            start = rows.stop
+        assert start == 14
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt-oss, sinks"])
@@ -272,12 +282,67 @@ def test_one_of_the_layers_that_share_a_module():
     close(seen[1].dense(), expected[1])
 
 
+@pytest.mark.parametrize("implementation", ["eager", "qkv"])
+def test_a_layer_that_attends_twice_is_one_layer(implementation):
+    transformers = pytest.importorskip("transformers")
+    qkv.register()
+    # Its values come in halves, each weighed by the same map.
+    numbers = {**SIZES, "num_hidden_layers": 3, "num_key_value_heads": 2}
+    case = ("DiffLlamaConfig", "DiffLlamaForCausalLM", numbers)
+    model = tiny(case, implementation)
+    assert type(model) is transformers.DiffLlamaForCausalLM
+    with torch.no_grad():
+        expected = tiny(case)(TOKENS, output_attentions=True).attentions
+        with qkv.watch(model) as seen:
+            model(TOKENS)
+        assert list(seen.layers) == [0, 1, 2] and len(seen) == 3 and not seen.unseen
+        for layer, theirs in enumerate(expected):
+            close(seen[layer].dense(), theirs)
+        with qkv.watch(model, layers=[2]) as seen:
+            made = model.generate(TOKENS, max_new_tokens=4, min_new_tokens=4, do_sample=False)
+        expected = tiny(case)(made[:, :-1], output_attentions=True).attentions
+    close(seen[2].dense(), expected[2])
+
+
+def test_keys_that_are_no_numbers_are_joined():
+    pytest.importorskip("transformers")
+    model = tiny(DECODERS["llama"])
+    with torch.no_grad(), qkv.watch(model) as seen:
+        model.model.layers[1].self_attn.k_proj.weight[3] = float("nan")
+        model.generate(TOKENS, max_new_tokens=4, min_new_tokens=4, do_sample=False)
+    assert seen[0].shape == seen[1].shape == (2, 4, 12, 12) and not seen.unseen
+
+
+def test_groups_of_layers_that_share_a_module():
+    pytest.importorskip("transformers")
+    config, model, numbers = ENCODERS["albert, one layer used twice"]
+    model = tiny((config, model, {**numbers, "num_hidden_layers": 4, "num_hidden_groups": 2}))
+    with torch.no_grad(), qkv.watch(model) as seen:
+        expected = model(TOKENS, output_attentions=True).attentions
+    assert list(seen.layers) == [0, 1, 2, 3]
+    for layer, theirs in enumerate(expected):
+        close(seen[layer].dense(), theirs)
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_what_a_checkpoint_computes_again_is_no_other_layer(use_reentrant):
+    pytest.importorskip("transformers")
+    model = tiny(DECODERS["llama"]).train()
+    expected = model(TOKENS, output_attentions=True).attentions
+    model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
+    with qkv.watch(model) as seen:
+        model(TOKENS, labels=TOKENS).loss.backward()
+    assert list(seen.layers) == [0, 1] and not seen.unseen
+    for layer, theirs in enumerate(expected):
+        close(seen[layer].dense(), theirs.detach())
+
+
 def test_beams_of_transformers():
     pytest.importorskip("transformers")
     model = tiny(DECODERS["gpt2"], "sdpa")
     with torch.no_grad(), qkv.watch(model) as seen:
         model.generate(TOKENS[:1], max_new_tokens=5, min_new_tokens=5, num_beams=3, do_sample=False)
-        assert seen[1].shape == (3, 4, 13, 13)
+        assert seen[1].shape == (3, 4, 13, 13) and not seen.unseen
         weights = seen[1].dense()
     # Whatever beams the search kept, the map of each is that of the text that its keys and queries were made of.
     close(weights.sum(-1), torch.ones(3, 4, 13))
@@ -303,6 +368,7 @@ def test_pairs_of_transformers(name):
     with torch.no_grad():
         with qkv.watch(model) as seen:
             made = model.generate(TOKENS, attention_mask=RAGGED, max_new_tokens=4, min_new_tokens=4, do_sample=False)
+        assert not seen.unseen
         expected = eager(TOKENS, attention_mask=RAGGED, decoder_input_ids=made[:, :-1], output_attentions=True)
     for part in ("decoder", "cross"):
         for layer, theirs in enumerate(expected[f"{part}_attentions"]):
@@ -318,7 +384,25 @@ def test_pictures():
     close(seen[1].dense(), expected[1])
 
 
-# What is not seen
+# What is not seen, or in part
+
+
+def test_a_stack_that_runs_twice_in_one_pass_has_the_layers_it_has():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = gpt()
+
+        def forward(self, first, second):
+            return self.model(first), self.model(second)
+
+    both = Both()
+    with torch.no_grad(), qkv.watch(both) as seen:
+        both(WORDS, WORDS[:, :3])
+    maps = [both.model.encode(words).maps[1].dense() for words in (WORDS, WORDS[:, :3])]
+    assert list(seen.layers) == [0, 1]
+    close(seen[1].dense(), maps[0])
+    close(seen["model.layers.1.attention#2"].dense(), maps[1])
 
 
 def test_layers_that_attend_by_themselves_are_named():
@@ -336,6 +420,61 @@ def test_layers_that_attend_by_themselves_are_named():
         both[0](WORDS)
         both[1](TOKENS)
     assert set(seen.unseen) == {"1.h.0.self_attention", "1.h.1.self_attention"} and len(seen.names) == 2
+
+
+def test_rows_that_are_not_joined_are_named():
+    model = gpt()
+    with torch.no_grad():
+        state = model.start()
+        model.step(WORDS, state)
+        with qkv.watch(model) as seen:
+            model.step(WORDS[:, :1], state)
+            model.step(WORDS[:, :1], state)
+            why = "only in part: the first 7 keys belong to no query seen (they are older than the block, "
+            assert seen[1].shape == (2, 2, 2, 9)
+            assert list(seen.unseen) == ["layers.0.attention", "layers.1.attention"]
+            assert all(reason.startswith(why) for reason in seen.unseen.values())
+            model(WORDS)
+    assert not seen.unseen
+    pytest.importorskip("transformers")
+    pair = tiny(PAIRS["bart"])
+    with torch.no_grad():
+        start = pair(TOKENS, decoder_input_ids=TOKENS[:, :4])
+        with qkv.watch(pair) as seen:
+            pair(
+                encoder_outputs=(start.encoder_last_hidden_state,),
+                decoder_input_ids=TOKENS[:, :1],
+                past_key_values=start.past_key_values,
+            )
+    assert "model.decoder.layers.1.encoder_attn" in seen.unseen and "model.decoder.layers.1.self_attn" in seen.unseen
+    assert seen.unseen["model.decoder.layers.1.encoder_attn"].startswith("only in part: the decoder goes on")
+
+
+@pytest.mark.compile
+@pytest.mark.parametrize("whole", [True, False])
+def test_compiled_code_is_said_to_be_unseen(whole):
+    pytest.importorskip("transformers")
+    model = tiny(DECODERS["llama"], "sdpa")
+    layers = model.model.layers
+    if whole:
+        compiled = torch.compile(model, backend="eager")
+    else:
+        layers[0], compiled = torch.compile(layers[0], backend="eager"), model
+    text = r"it is compiled, and compiled code cannot be seen \(watch and run it as it was before torch\.compile"
+    with torch.no_grad():
+        compiled(TOKENS)
+        if whole:
+            with pytest.raises(UnsupportedError, match=text), qkv.watch(compiled):
+                compiled(TOKENS)
+            with qkv.watch(compiled._orig_mod) as seen:
+                compiled._orig_mod(TOKENS)
+            assert list(seen.layers) == [0, 1] and not seen.unseen
+        else:
+            with qkv.watch(compiled) as seen:
+                compiled(TOKENS)
+            assert list(seen.layers) == [1]
+            (reason,) = seen.unseen.values()
+            assert reason.startswith("it is compiled, and compiled code cannot be seen")
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,20 @@
 
 import copy
 import re
+from collections import deque
+from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qkv.attention import Attends, attention_map
-from qkv.core.map import AttentionMap, tensors_of
+from qkv.core.map import TILE_NUMBERS, AttentionMap, tensors_of
 from qkv.core.types import Bias, Grid
 from qkv.errors import ArgumentError, must
 from qkv.lens.calls import Call, Lens, Run
@@ -36,8 +39,13 @@ class Watching:
         """How it found the batch's rows moved, as a beam search moves them."""
         self._depth = 0
         self._turns: dict[int, int] = {}
+        self._latest: deque[Call] = deque(maxlen=8)
+        """The last calls in this pass of the module that ran last."""
+        self._past = 0
+        """How many keys the last self-attention had that came with no query."""
+        self._lost: dict[str, str] = {}
         self._ran: set[str] = set()
-        self._told: tuple[Mask | Tensor, Grid, Spans | None] | None = None
+        self._told: _Told | None = None
 
     def begin(self, lens: Lens, stack: ExitStack) -> None:
         """Notice when the model, or a stack of it, begins to run, and which modules that attend do."""
@@ -62,6 +70,8 @@ class Watching:
     def _leave(self, *_: object) -> None:
         if self.lens.is_here:
             self._depth -= 1
+            if not self._depth:
+                self._latest.clear()
 
     def unseen(self) -> dict[str, str]:
         """Say of the modules that attend which were not seen, and why."""
@@ -74,8 +84,11 @@ class Watching:
             kind = type(module).__name__
             if name in self.lens.refused:
                 found[name] = self.lens.refused[name]
+            elif name not in self._ran and self._is_compiled(name):
+                fix = "watch and run it as it was before torch.compile, such as model._orig_mod"
+                found[name] = f"it is compiled, and compiled code cannot be seen ({fix})"
             elif name not in self._ran and not isinstance(module, Attends):
-                found[name] = "it did not run inside the block"
+                found[name] = "it did not run inside the block, unless as compiled code, which cannot be seen"
             elif isinstance(module, Attends):
                 found[name] = "it did not attend inside the block"
             elif isinstance(module, nn.MultiheadAttention):
@@ -84,23 +97,33 @@ class Watching:
                 found[name] = f"{kind} computes its weights itself, and its result holds them"
             else:
                 found[name] = f"{kind} computes attention itself, not by transformers' attention functions"
-        return found
+        return found | self._lost
+
+    def _is_compiled(self, name: str) -> bool:
+        """Say whether a module, or one that it is in, has been compiled."""
+        words = name.split(".") if name else []
+        above = (self.lens.modules.get(".".join(words[:count])) for count in range(len(words) + 1))
+        return any(module is not None and _is_compiled(module) for module in above)
 
     def take(self, call: Call, run: Run) -> Tensor:
         """Keep a call, and let it run."""
-        with torch.no_grad():
-            self._keep(call)
+        # What a checkpoint computes once more on the way back was seen on the way there.
+        if torch._C._current_graph_task_id() == -1:
+            with torch.no_grad():
+                self._keep(call)
         return run()
 
     def _keep(self, call: Call) -> None:
         module = id(call.module)
+        if self._depth and self._is_told(call):
+            return
         # A module that is called again in one pass goes on, or serves as another layer.
         turn = self._turns.get(module, 0)
         slots = [(module, turn - 1), (module, turn)] if turn else [(module, 0)]
         known = [slot for slot in slots if slot in self.tracks]
         found = next((slot for slot in known if self.tracks[slot].joins(call, self, turn > 0)), None)
         if call.kind == "self":
-            self.goes_on = found is not None
+            self.goes_on, self._past = found is not None, 0
         slot = slots[-1] if found is None else found
         if self._depth:
             self._turns[module] = slot[1] + 1
@@ -108,19 +131,57 @@ class Watching:
             if not turn:
                 # What the module was in a longer pass before.
                 for old in [each for each in self.tracks if each[0] == module and each[1]]:
-                    del self.tracks[old]
-            stack, layer = _stack(call.name), call.layer + slot[1]
-            taken = {
-                track.layer: other
-                for other, track in self.tracks.items()
-                if (track.stack, track.kind) == (stack, call.kind)
-            }
-            while taken.get(layer, slot) != slot:
-                layer += 1
-            if self.layers is not None and layer not in self.layers:
+                    self._lost.pop(self.tracks.pop(old).name, None)
+            track = self._begun(call, slot)
+            if self.layers is not None and track.layer not in self.layers:
                 return
-            self.tracks[slot] = Track(call.name, stack, call.kind, layer)
+            self._note(call, track, slot in self.tracks)
+            self.tracks[slot] = track
         self.tracks[slot].add(call, self)
+
+    def _note(self, call: Call, track: "Track", again: bool) -> None:
+        """Note where a track begins in the middle of a sequence; `again` if there was one in its place."""
+        self._lost.pop(track.name, None)
+        if call.kind == "self":
+            self._past = self.real(call) - call.query.shape[-2]
+            if self._past > 0:
+                why = "they are older than the block, or have changed since, or are a prefix"
+                self._lost[track.name] = f"only in part: the first {self._past} keys belong to no query seen ({why})"
+        elif self._past > 0 or (self.goes_on and again):
+            self._lost[track.name] = "only in part: the decoder goes on, and this is not joined to what was before"
+
+    def _is_told(self, call: Call) -> bool:
+        """Say whether its module has made this map in this pass just before: of the same weights and other values."""
+        if self._latest and self._latest[0].module is not call.module:
+            self._latest.clear()
+        told = any(_are_alike(call, other) for other in self._latest)
+        if not told:
+            # Detached: whoever remembers something of a tensor while it lives need not remember it longer.
+            still = {name: getattr(call, name).detach() for name in ("query", "key", "value")}
+            self._latest.append(replace(call, **still))
+        return told
+
+    def _begun(self, call: Call, slot: tuple[int, int]) -> "Track":
+        """Begin a track: of the module's own layer, of another if layers share the module, or of neither."""
+        stack, turn = _stack(call.name), slot[1]
+        if turn and not self._is_shared(call):
+            return Track(f"{call.name}#{turn + 1}", stack, call.kind, call.layer, False)
+        layer = call.layer + turn
+        taken = {
+            track.layer: other
+            for other, track in self.tracks.items()
+            if track.is_layer and (track.stack, track.kind) == (stack, call.kind)
+        }
+        while taken.get(layer, slot) != slot:
+            layer += 1
+        return Track(call.name, stack, call.kind, layer)
+
+    def _is_shared(self, call: Call) -> bool:
+        """Say whether there are more layers than modules."""
+        places = [self.lens.sites[id(module)] for module in self.attending.values()]
+        count = sum((_stack(place.name), place.kind) == (_stack(call.name), call.kind) for place in places)
+        layers = getattr(getattr(call.module, "config", None), "num_hidden_layers", None)
+        return count <= 1 or (isinstance(layers, int) and layers > count)
 
     def mask(self, call: Call) -> Mask | None:
         """Give a call's mask."""
@@ -128,37 +189,89 @@ class Watching:
         return dense_mask(mask) if isinstance(mask, Tensor) else mask
 
     def spans(self, call: Call) -> Spans | None:
-        """Tell a call's mask by spans, once for all layers that share it; None if some query sees more than one."""
-        mask, query, key = call.given.get("mask"), call.query, call.key
-        grid = Grid(tuple(query.shape[:-3]), query.shape[-3], query.shape[-2], key.shape[-2], query.device)
-        if mask is None:
+        """Tell a call's mask by spans; None if some query sees more than one."""
+        if call.given.get("mask") is None:
+            grid = _grid(call)
             zero = torch.zeros(grid.queries, dtype=torch.int64, device=grid.device)
             return Spans(zero, zero + grid.keys)
-        if isinstance(mask, Spans):
-            return mask
-        told = self._told
-        # Masks of numbers alone are the same when their numbers are.
-        same = told is not None and (told[0] is mask or (isinstance(mask, Mask) and told[0] == mask))
-        if told is None or not same or told[1] != grid:
-            self._told = told = (mask, grid, _told(mask, grid))
-        return told[2]
+        return self._tell(call).spans
 
     def real(self, call: Call) -> int:
         """Count a call's keys up to the last that some query sees: a static cache has room for more."""
         keys = call.key.shape[-2]
         if call.kind == "cross" or keys == call.query.shape[-2] or call.given.get("mask") is None:
             return keys
-        spans = self.spans(call)
-        return keys if spans is None else max(call.query.shape[-2], int(spans.stop.max().clamp(max=keys)))
+        return max(call.query.shape[-2], min(keys, self._tell(call).stop))
+
+    def cut(self, call: Call, real: int) -> Mask | None:
+        """Give a call's mask over its first keys alone."""
+        mask, grid = self.mask(call), _grid(call)
+        if mask is None or real == grid.keys:
+            return mask
+        # Where a mask's own numbers count from the last key, they mean the last of the store.
+        shown = mask.tile(grid.rows(), grid.columns()[:real], grid)
+        return dense_mask(shown.expand(*shown.shape[:-2], grid.queries, real))
+
+    def _tell(self, call: Call) -> "_Told":
+        """Tell a mask once for all layers that share it."""
+        mask, grid, told = call.given["mask"], _grid(call), self._told
+        # Masks of numbers alone are the same when their numbers are.
+        same = told is not None and (told.mask is mask or (isinstance(mask, Mask) and told.mask == mask))
+        if told is None or not same or told.grid != grid:
+            self._told = told = _Told(mask, grid)
+        return told
 
 
-def _told(mask: Mask | Tensor, grid: Grid) -> Spans | None:
-    if isinstance(mask, Tensor):
-        return spans_of(mask.expand(*mask.shape[:-2], grid.queries, grid.keys))
-    some, every = mask.runs(1, grid)
-    if some.start.shape[-1] != 1 or not torch.equal(some.start, every.start) or not torch.equal(some.stop, every.stop):
-        return None
-    return Spans(some.start.squeeze(-1), some.stop.squeeze(-1))
+def _grid(call: Call) -> Grid:
+    query = call.query
+    return Grid(tuple(query.shape[:-3]), query.shape[-3], query.shape[-2], call.key.shape[-2], query.device)
+
+
+@dataclass(frozen=True, eq=False)
+class _Told:
+    """What a call's mask says."""
+
+    mask: Mask | Tensor
+    grid: Grid
+
+    @cached_property
+    def spans(self) -> Spans | None:
+        """The spans of the queries; None if some query sees more than one."""
+        if isinstance(self.mask, Spans):
+            return self.mask
+        if isinstance(self.mask, Mask):
+            some, every = self.mask.runs(1, self.grid)
+            one = some.start.shape[-1] == 1
+            if one and torch.equal(some.start, every.start) and torch.equal(some.stop, every.stop):
+                return Spans(some.start.squeeze(-1), some.stop.squeeze(-1))
+        # Runs may claim too much, as those of flags do: the pairs themselves say more.
+        found = []
+        for pairs in self._tiles():
+            part = spans_of(pairs)
+            if part is None:
+                return None
+            found.append(part)
+        return Spans(torch.cat([part.start for part in found], -1), torch.cat([part.stop for part in found], -1))
+
+    @cached_property
+    def stop(self) -> int:
+        """The first key after all that some query sees."""
+        if self.spans is not None:
+            seen = self.spans.start < self.spans.stop
+            return int(torch.where(seen, self.spans.stop, 0).max())
+        last = 0
+        for pairs in self._tiles():
+            columns = pairs.flatten(0, -2).any(0).nonzero()
+            last = max(last, int(columns.max()) + 1 if len(columns) else 0)
+        return last
+
+    def _tiles(self) -> Iterator[Bool[Tensor, "*lead rows keys"]]:
+        """Spell the mask out, a few rows at a time."""
+        mask, grid = dense_mask(self.mask) if isinstance(self.mask, Tensor) else self.mask, self.grid
+        step = max(1, TILE_NUMBERS // max(1, torch.Size((*grid.batch, grid.heads, grid.keys)).numel()))
+        for rows in grid.rows().split(step):
+            pairs = mask.tile(rows, grid.columns(), grid)
+            yield pairs.expand(*pairs.shape[:-2], len(rows), grid.keys)
 
 
 @dataclass(eq=False)
@@ -185,7 +298,7 @@ class _Rows:
 
     def dense(self, keys: int, heads: Int[Tensor, " heads"] | None) -> Tensor:
         """Spell out which of all keys the kept queries see."""
-        mask = self.mask or self.spans
+        mask = self.mask if self.spans is None else self.spans
         assert mask is not None
         shown = self.pick(mask.tile(self.kept, self.grid.columns(), self.grid), heads, 2)
         return F.pad(shown, (self.first, keys - self.first - self.grid.keys))
@@ -227,6 +340,8 @@ class Track:
     stack: str
     kind: str
     layer: int
+    is_layer: bool = True
+    """False for what a module attends beside its layer's own attention."""
     queries: list[Tensor] = field(default_factory=list)
     rows: list[_Rows] = field(default_factory=list)
     store: Tensor | None = None
@@ -253,7 +368,7 @@ class Track:
                 return False
             alone = all(track.kind == "cross" for track in watching.tracks.values())
             steps = again or watching.goes_on or (alone and self.read is not None and _lie_alike(key, self.read))
-            if not steps or not torch.equal(key, store):
+            if not steps or not _equal(key, store[..., : self.total, :]):
                 return False
             self._move(watching.moved)
             return True
@@ -263,7 +378,7 @@ class Track:
         if not 0 < held <= self.total:
             return False
         new, old = key[..., :held, :], store[..., self.total - held : self.total, :]
-        if new.shape == old.shape and torch.equal(new, old):
+        if new.shape == old.shape and _equal(new, old):
             return True
         moved = _moved(new, old, self._shown() if held == self.total else None)
         if moved is None:
@@ -310,7 +425,8 @@ class Track:
         query, key = call.query.detach(), call.key.detach()
         real = watching.real(call)
         grid = Grid(tuple(query.shape[:-3]), query.shape[-3], query.shape[-2], real, query.device)
-        mask, spans = watching.mask(call), watching.spans(call)
+        spans = watching.spans(call)
+        mask = watching.cut(call, real) if spans is None else None
         if self.store is None:
             self.store, self.total = _own(key[..., :real, :]), real
         elif call.kind == "self":
@@ -337,7 +453,7 @@ class Track:
             bias = DenseBias(bias.tensor[..., :real])
         bias = _still(bias)
         self.queries.append(_own(query))
-        self.rows.append(_Rows(kept, grid, first, None if spans is not None else mask, spans, bias))
+        self.rows.append(_Rows(kept, grid, first, mask, spans, bias))
         self._map = None
 
     def map(self) -> AttentionMap:
@@ -386,9 +502,36 @@ class Track:
         return None if all(rows.bias is None for rows in self.rows) else _Biases(self.rows, self.heads)
 
 
+def _are_alike(call: Call, other: Call) -> bool:
+    """Say whether two calls have the same weights."""
+    if not all(_is_same(call.given.get(name), other.given.get(name)) for name in ("mask", "bias", "score", "select")):
+        return False
+    pairs = [(call.query, other.query), (call.key, other.key)]
+    # A decoder's step may well ask its memory the same again.
+    return all(_lie_alike(x, y) or (call.kind == "self" and x.shape == y.shape and _equal(x, y)) for x, y in pairs)
+
+
+def _is_same(part: Any, other: Any) -> bool:
+    """Say whether two parts are one, or masks and choices of the same numbers; tensors are only themselves."""
+    if part is other or isinstance(part, Mask | int | float | str):
+        return bool(part is other or part == other)
+    mine, theirs = getattr(part, "__dict__", {}), getattr(other, "__dict__", {})
+    alike = type(part) is type(other) and bool(mine) and mine.keys() == theirs.keys()
+    return alike and all(_is_same(mine[name], theirs[name]) for name in mine)
+
+
 def _own(x: Tensor) -> Tensor:
     """Give a tensor that holds no other memory: a view of a larger store would keep it, and change with it."""
     return x if x.untyped_storage().nbytes() == x.numel() * x.element_size() else x.clone()
+
+
+def _equal(x: Tensor, y: Tensor) -> bool:
+    """Say whether tensors of one shape hold the same; what is no number is the same as itself."""
+    return torch.equal(x, y) or bool(_alike(x, y).all())
+
+
+def _alike(x: Tensor, y: Tensor) -> Tensor:
+    return (x == y) | (x.isnan() & y.isnan())
 
 
 def _lie_alike(x: Tensor, y: Tensor) -> bool:
@@ -413,7 +556,7 @@ def _moved(new: Tensor, old: Tensor, shown: Tensor | None) -> Int[Tensor, " rows
     found = []
     for row in new:
         for at, before in enumerate(old):
-            same = row == before
+            same = _alike(row, before)
             if shown is not None:
                 same = same | ~shown[at if len(shown) > 1 else 0]
             if bool(same.all()):
@@ -430,6 +573,12 @@ def _stack(name: str) -> str:
 
 
 _ATTENTION = re.compile("Attention|Attn|Coverage|Monotonic")
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    forward = vars(module).get("forward")
+    whole = "_orig_mod" in dict(module.named_children()) or hasattr(forward, "_torchdynamo_orig_callable")
+    return whole or module._compiled_call_impl is not None
 
 
 def _attending(modules: dict[str, nn.Module]) -> dict[str, nn.Module]:

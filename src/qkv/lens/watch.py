@@ -32,7 +32,8 @@ def watch(model: nn.Module, layers: Picked = None, heads: Picked = None, queries
 
     What is seen of a layer is its last sequence: all at once, or step by step in generation, where each step's rows
     join the map. `layers`, `heads` and `queries` say what to keep; a map's heads and rows are then those, in order. A
-    layer that could not be seen is in `seen.unseen`, with the reason.
+    layer that could not be seen, or only in part, is in `seen.unseen`, with the reason. What a module attends to beside
+    its layer's own map, in the same pass, is no other layer: `seen["layers.0.attention#2"]`.
 
     The output is the same to the bit, but for single tokens that a Gpt or Transformer of qkv would generate by kernels:
     they pass its modules meanwhile, equal to rounding. A row that sees no key has weights 0; eager attention of
@@ -107,7 +108,7 @@ class Seen(Shown):
 
     @property
     def unseen(self) -> dict[str, str]:
-        """The modules that attend but were not seen, and why."""
+        """The modules that attend but were not seen, or only in part, and why."""
         return self._watching.unseen()
 
     @property
@@ -115,7 +116,8 @@ class Seen(Shown):
         """All stacks, by the name that their layers share and their kind, "self" or "cross"."""
         found: dict[tuple[str, str], dict[int, Track]] = {}
         for track in self._watching.tracks.values():
-            found.setdefault((track.stack, track.kind), {})[track.layer] = track
+            if track.is_layer:
+                found.setdefault((track.stack, track.kind), {})[track.layer] = track
         return {name: Stack(dict(sorted(tracks.items()))) for name, tracks in found.items()}
 
     @property
