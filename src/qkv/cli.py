@@ -127,6 +127,7 @@ def see(
         if not text.strip():
             raise ArgumentError(must("see", "TEXT", "hold something to read", repr(text)))
     from qkv.commands.trained import load_any
+    from qkv.core.checks import check_whole
     from qkv.lens.index import Words
     from qkv.lens.reading import read
     from qkv.lens.see import check_files, effects_of, flows_of
@@ -134,6 +135,9 @@ def see(
     from qkv.models.pretrained import default_folder
 
     check_files(out, json)
+    if depth is not None:
+        # How deep a text goes is known once it is read.
+        check_whole("see", "--depth", depth, 1)
     found, tokenizer = load_any("see", model or default_folder())
     readings = [read(found, tokenizer, text, target) for text in texts]
     corpus = None if index is None else Words(index)

@@ -263,6 +263,17 @@ def test_the_loss_of_a_model_of_transformers():
     handle.remove()
 
 
+def test_what_is_for_all_examples_is_not_copied():
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    model = architectures.tiny(architectures.DECODERS["gpt2"], "sdpa")
+    positions = torch.arange(5)
+    expected = effects(model, TOKENS, qkv.Prediction())
+    # One row for both examples, and what no copies can be made of.
+    for more in ({"position_ids": positions[None]}, {"position_ids": positions}):
+        found = effects(model, {"input_ids": TOKENS, **more}, qkv.Prediction())
+        assert [one.change for one in found] == pytest.approx([one.change for one in expected], abs=1e-6)
+
+
 def test_what_has_no_prediction_or_attention_is_said(bert):
     bert.masked = None
     with pytest.raises(
@@ -281,6 +292,25 @@ def test_what_has_no_prediction_or_attention_is_said(bert):
 def test_what_is_of_another_kind_is_said(bert):
     text = r"^ablate: changes must be qkv.Off, qkv.Uniform or qkv.CutEdge; got 'off'$"
     with pytest.raises(KindError, match=text), ablate(bert, ["off"]):
+        pass
+    cases = [
+        (None, r"^ablate: changes must be qkv.Off, qkv.Uniform or qkv.CutEdge; got None$"),
+        ("off", r"^ablate: changes must be qkv.Off, qkv.Uniform or qkv.CutEdge; got 'off'$"),
+        (qkv.Off(layer=0, head="a"), r"^ablate: Off.head must be an integer; got 'a'$"),
+        (qkv.Off(layer=0, head=True), r"^ablate: Off.head must be an integer; got True$"),
+        (qkv.Uniform(layer=0, head=1.0), r"^ablate: Uniform.head must be an integer; got 1.0$"),
+        (qkv.Off(layer=None), r"^ablate: Off.layer must be an integer; got None$"),
+        (
+            qkv.CutEdge(layer=0, query=slice(0, 2), key=0),
+            r"^ablate: CutEdge.query must be an integer; got slice\(0, 2, None\) \(a change for each\)$",
+        ),
+        (qkv.Off(layer=0, within=1), r"^ablate: Off.within must be a string; got 1$"),
+    ]
+    for change, text in cases:
+        with pytest.raises(KindError, match=text), ablate(bert, change):
+            pass
+    text = r"^ablate: Off.kind must be 'self' or 'cross'; got 'both'$"
+    with pytest.raises(ArgumentError, match=text), ablate(bert, qkv.Off(layer=0, kind="both")):
         pass
     text = r"^effects: batch must be a tensor, a dict of keywords or a tuple of arguments; got str$"
     with pytest.raises(KindError, match=text):

@@ -200,7 +200,7 @@ def test_another_model_or_corpus_is_refused(bert, tokenizer, index, tmp_path):
     [
         lambda path: (path / "words.json").unlink(),
         lambda path: (path / "words.json").write_text("[]"),
-        lambda path: (path / "words.json").write_text('{"format": "qkv words 2"}'),
+        lambda path: (path / "words.json").write_text('{"format": "qkv words 1"}'),
         lambda path: (path / "words.json").write_bytes(b"\xff\x00"),
         lambda path: (path / "layer-1.bin").write_bytes(b""),
         lambda path: os.truncate(path / "places.bin", 5),
@@ -213,17 +213,37 @@ def test_what_is_broken_is_said(index, harm):
         Words(index.path)
 
 
+@pytest.mark.parametrize("name", ["words.json", "places.bin", "edges.bin", "centre.bin"])
+def test_other_bytes_of_the_same_size_are_seen_at_once(index, name):
+    path = index.path / name
+    content = path.read_bytes()
+    # A letter of the vocabulary, and of numbers any byte.
+    at = content.index(b"playing") if name == "words.json" else len(content) // 2
+    path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    with pytest.raises(FileError, match=rf"^Words: .*index must be .*got .*{name}"):
+        Words(index.path)
+
+
+@pytest.mark.parametrize("name", ["texts.bin", "layer-0.bin", "layer-2.bin"])
+def test_other_vectors_and_texts_are_seen_where_they_are_read(bert, tokenizer, index, name):
+    size = (index.path / name).stat().st_size
+    (index.path / name).write_bytes(b"\xff" * size)
+    rule = rf"index must be as it was written; got other bytes from 0 on in {name} \(remove it; qkv words"
+    with pytest.raises(FileError, match=rf"^Words: .*{rule}"):
+        Words(index.path).nearest(read(bert, tokenizer, "click the cat mouse"), "mouse")
+
+
 def test_what_is_no_index_is_left_alone(bert, tokenizer, index, tmp_path):
     with pytest.raises(FileError, match=r"^Words: .*none must be an index; got nothing \(qkv words CORPUS --out"):
         Words(tmp_path / "none")
     mine = tmp_path / "mine"
     mine.write_text("mine")
-    with pytest.raises(FileError, match=r"^Words: .*mine must be an index; got a file"):
+    with pytest.raises(FileError, match=r"^words: .*mine must be new or an index; got a file \(choose another name"):
         words(mine, TEXTS, bert, tokenizer)
     assert mine.read_text() == "mine"
     folder = tmp_path / "folder"
     folder.mkdir()
-    with pytest.raises(FileError, match=r"^Words: .*folder must be an index that is whole; got No such file"):
+    with pytest.raises(FileError, match=r"^words: .*folder must be new or an index; got a folder without words.json"):
         words(folder, TEXTS, bert, tokenizer)
 
 
@@ -244,6 +264,17 @@ def test_what_cannot_be_indexed_is_said_before(bert, tokenizer, tmp_path):
         bert.embeddings.norm.weight.mul_(1e6)
     with pytest.raises(UnsupportedError, match=r"^words: model must give vectors that float16 holds; got .* \(after l"):
         words(target, TEXTS, bert, tokenizer)
+    assert not target.exists()
+
+
+@pytest.mark.unhooked
+def test_what_is_no_text_is_said(bert, tokenizer, tmp_path):
+    target = tmp_path / "index"
+    for texts, got in (("the cat", "str"), (None, "NoneType")):
+        with pytest.raises(KindError, match=rf"^words: texts must be many strings; got {got} \(a list of sentences"):
+            words(target, texts, bert, tokenizer)
+    with pytest.raises(KindError, match=r"^words: texts must hold strings; got 1$"):
+        words(target, ["the cat", 1], bert, tokenizer)
     assert not target.exists()
 
 

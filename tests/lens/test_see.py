@@ -147,3 +147,15 @@ def test_a_long_text_is_written_as_one_map(readings, tmp_path, capsys):
     text = r"^see: --depth must come with --out and one text; got 3 texts$"
     with pytest.raises(ArgumentError, match=text):
         see(readings, model="tiny", out=page, depth=1)
+    # Before anything is printed or written.
+    capsys.readouterr()
+    for depth, rule in ((99, r"<= 1; got 99 \(all levels"), (0, ">= 1; got 0"), (-1, ">= 1; got -1")):
+        with pytest.raises(ArgumentError, match=rf"^see: --depth must be {rule}"):
+            see(readings[:1], model="tiny", out=tmp_path / "other.html", depth=depth)
+    assert capsys.readouterr().out == "" and not (tmp_path / "other.html").exists()
+
+
+def test_a_depth_is_refused_before_the_model_is_loaded(tmp_path):
+    command = [sys.executable, "-m", "qkv", "see", "The cat.", "--model", "no/such", "--out", tmp_path / "page.html"]
+    done = subprocess.run([*command, "--depth", "0"], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "qkv: see: --depth must be >= 1; got 0\n")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from qkv.errors import FileError
+from qkv.errors import ArgumentError, FileError
 from qkv.text.batching import Sequences
 from qkv.text.pictures import END, START, PictureBatches, pixel_file, read_captions, read_picture
 
@@ -48,6 +48,33 @@ def test_a_picture_is_grey_and_in_the_middle(table, tmp_path):
     assert read_picture(tmp_path / "wide.png", 8, 8)[0].any(1).sum() == 2
 
 
+@pytest.mark.parametrize(("name", "kind"), [("a.png", "uint16"), ("a.tif", "uint16"), ("a.tif", "int32")])
+def test_shades_of_16_bits_are_shades(tmp_path, name, kind):
+    Image.fromarray(np.array([[0, 51 * 257], [102 * 257, 65535]], kind)).save(tmp_path / name)
+    expected = torch.tensor([[[0, 0.2], [0.4, 1]]])
+    torch.testing.assert_close(read_picture(tmp_path / name, 2, 2), expected)
+
+
+@pytest.mark.parametrize(
+    ("shades", "got"),
+    [
+        (np.array([[0.0, 1.0]], np.float32), "numbers with a point"),
+        (np.array([[0, 70000]], np.int32), "numbers from 0 to 70000"),
+        (np.array([[-1, 5]], np.int32), "numbers from -1 to 5"),
+    ],
+)
+def test_numbers_that_do_not_say_what_is_white_are_refused(tmp_path, shades, got):
+    Image.fromarray(shades).save(tmp_path / "a.tif")
+    with pytest.raises(FileError, match=rf"a\.tif must be a picture; got {got}: save it with 8 or 16 bits a pixel"):
+        read_picture(tmp_path / "a.tif", 2, 2)
+
+
+@pytest.mark.parametrize(("height", "width", "name"), [(0, 0, "height"), (2, 0, "width"), (-1, 2, "height")])
+def test_a_picture_has_a_size(table, tmp_path, height, width, name):
+    with pytest.raises(ArgumentError, match=rf"^read_picture: {name} must be >= 1; got "):
+        read_picture(tmp_path / "dark.png", height, width)
+
+
 def test_the_pixels_are_made_once_and_again_when_a_picture_changes(table, tmp_path):
     rows = read_captions(table)
     pixels = pixel_file(tmp_path / "pixels.npy", rows, 4, 4)
@@ -85,6 +112,10 @@ def test_batches_are_a_function_of_seed_and_step():
         (
             "gone.png\ta bird",
             r"read_captions: .*gone\.png must be a picture; got no such file \(.*birds\.tsv, line 2\)",
+        ),
+        (
+            f"{'x' * 5000}.png\ta bird",
+            r"read_captions: .*x\.png must be a picture; got no such file \(.*birds\.tsv, line 2\)",
         ),
         ("birds.tsv\ta bird", r"read_picture: .*birds\.tsv must be a picture; got .*birds\.tsv, line 2"),
         ("short.png\ta bird", r"read_picture: .*short\.png must be a picture; got .*birds\.tsv, line 2"),

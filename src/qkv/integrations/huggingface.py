@@ -75,7 +75,8 @@ def register() -> None:
     AttentionInterface.register(NAME, attention)
     AttentionMaskInterface.register(NAME, closed_mask)
     if not hasattr(PreTrainedModel.get_correct_attn_implementation, "inner"):
-        PreTrainedModel.get_correct_attn_implementation = _checked(PreTrainedModel.get_correct_attn_implementation)
+        checked = _checked(PreTrainedModel.get_correct_attn_implementation)
+        PreTrainedModel.get_correct_attn_implementation = checked  # type: ignore[method-assign]
 
 
 def _checked(inner: Callable[..., str]) -> Callable[..., str]:

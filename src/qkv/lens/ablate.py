@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qkv.attention import attention_map
+from qkv.core.checks import shown
 from qkv.core.types import Bias, Grid
 from qkv.errors import ArgumentError, KindError, must
 from qkv.lens.calls import Call, Run, intercepted
@@ -81,13 +82,12 @@ def ablate(model: nn.Module, changes: Change | Sequence[Change]) -> Iterator[Non
 
     Several changes of one layer act together: edges are cut, then heads made uniform, then others switched off.
 
-    Raises: KindError for what is no change; ArgumentError for a head, query or key that is not there, if several
-    attentions have the layer's number, or, leaving the block, if one was never met.
+    Raises: KindError for what is no change, or a place that is no integer; ArgumentError for a head, query or key that
+    is not there, if several attentions have the layer's number, or, leaving the block, if one was never met.
     """
-    given = [changes] if isinstance(changes, Off | Uniform | CutEdge) else list(changes)
+    given = list(changes) if isinstance(changes, Sequence) and not isinstance(changes, str) else [changes]
     for change in given:
-        if not isinstance(change, Off | Uniform | CutEdge):
-            raise KindError(must("ablate", "changes", "be qkv.Off, qkv.Uniform or qkv.CutEdge", repr(change)))
+        _check_kind(change)
     met: dict[int, str] = {}
     passed: set[str] = set()
 
@@ -108,6 +108,22 @@ def ablate(model: nn.Module, changes: Change | Sequence[Change]) -> Iterator[Non
     if missed := [change for number, change in enumerate(given) if number not in met]:
         why = "; ".join(lens.refused.values()) or "there were " + (", ".join(sorted(passed)) or "none")
         raise ArgumentError(must("ablate", repr(missed[0]), "be of an attention that ran", "none of these", why))
+
+
+def _check_kind(change: object) -> None:
+    """Raise KindError unless it is a change, of whole numbers."""
+    if not isinstance(change, Off | Uniform | CutEdge):
+        raise KindError(must("ablate", "changes", "be qkv.Off, qkv.Uniform or qkv.CutEdge", shown(change)))
+    for name, index in vars(change).items():
+        argument = f"{type(change).__name__}.{name}"
+        if name in ("kind", "within"):
+            if not isinstance(index, str):
+                raise KindError(must("ablate", argument, "be a string", shown(index)))
+        elif (index is not None or name != "head") and (isinstance(index, bool) or not isinstance(index, int)):
+            fix = "a change for each" if isinstance(index, slice | list | tuple | range) else ""
+            raise KindError(must("ablate", argument, "be an integer", shown(index), fix))
+    if change.kind not in ("self", "cross"):
+        raise ArgumentError(must("ablate", f"{type(change).__name__}.kind", "be 'self' or 'cross'", repr(change.kind)))
 
 
 def _check(change: Change, call: Call) -> None:

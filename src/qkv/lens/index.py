@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -23,18 +23,21 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import DTypeLike
 from tokenizers import Encoding, Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qkv.core.checks import check_whole
+from qkv.core.checks import check_whole, shown
 from qkv.errors import ArgumentError, FileError, KindError, UnsupportedError, must
 from qkv.files import sync, write_whole
+from qkv.lens.blocks import Blocks, sum_of, sums_of
 from qkv.lens.reading import Reading
 from qkv.lens.running import hidden_states, still
 from qkv.lens.subwords import joins, word_ranges
 from qkv.lens.words import places, vectors
 
+FORMAT = "qkv words 2"
 ABOUT, PROGRESS = "words.json", "progress.json"
 TEXTS, EDGES, PLACES, CENTRE = "texts.bin", "edges.bin", "places.bin", "centre.bin"
 
@@ -106,6 +109,9 @@ class Nearest:
 class Words:
     """An index that is whole. `layers` are those kept: 0 enters the first, i leaves layer i − 1.
 
+    What it was written with is compared with what is there: most of it here, vectors and texts as they are read.
+
+    Cost: reading all but the vectors and texts, once.
     Raises: FileError unless the folder holds an index that is whole.
     """
 
@@ -115,12 +121,15 @@ class Words:
         self.layers: tuple[int, ...] = tuple(about["made_of"]["layers"])
         count, width = about["words"], about["width"]
         self.vocabulary = {word: number for number, word in enumerate(about["vocabulary"])}
-        self.places: np.ndarray = np.memmap(self.path / PLACES, PLACE, "r", shape=(count,))
-        self._edges = np.memmap(self.path / EDGES, np.int64, "r", shape=(about["sentences"],))
-        self._vectors = {
-            layer: np.memmap(self.path / _layer(layer), np.float16, "r", shape=(count, width)) for layer in self.layers
-        }
-        centre = np.fromfile(self.path / CENTRE, np.float32).reshape(len(self.layers), width)
+
+        def opened(name: str, kind: DTypeLike, *shape: int) -> Blocks:
+            return Blocks(self.path / name, kind, shape, about["sums"][name])
+
+        self.places: np.ndarray = opened(PLACES, PLACE, count).span(0, count)
+        self._edges = opened(EDGES, np.int64, about["sentences"]).span(0, about["sentences"])
+        self._texts = opened(TEXTS, np.uint8, about["bytes"])
+        self._vectors = {layer: opened(_layer(layer), np.float16, count, width) for layer in self.layers}
+        centre = np.array(opened(CENTRE, np.float32, len(self.layers), width).span(0, len(self.layers)))
         self._centre = dict(zip(self.layers, torch.from_numpy(centre), strict=True))
 
     def __len__(self) -> int:
@@ -140,9 +149,7 @@ class Words:
     def text(self, sentence: int) -> str:
         """Give a sentence."""
         start = int(self._edges[sentence - 1]) if sentence else 0
-        with open(self.path / TEXTS, "rb") as file:
-            file.seek(start)
-            return file.read(int(self._edges[sentence]) - start).decode()
+        return self._texts.span(start, int(self._edges[sentence])).tobytes().decode()
 
     def find(self, word: str) -> Int[np.ndarray, "places parts"]:
         """Find a word, in any case: the rows of its parts, one for most; a Chinese word may have one a character.
@@ -166,7 +173,7 @@ class Words:
     def vectors(self, rows: Int[np.ndarray, "places parts"], layer: int) -> Float[Tensor, "places width"]:
         """Give words' vectors after a layer: the mean of their tokens'."""
         weights = torch.from_numpy(self.places["tokens"][rows].astype(np.float32))[..., None]
-        found = torch.from_numpy(self._vectors[layer][rows].astype(np.float32))
+        found = torch.from_numpy(self._vectors[layer].take(rows).astype(np.float32))
         return (found * weights).sum(1) / weights.sum(1)
 
     def nearest(self, reading: Reading, word: str, count: int = 5) -> Nearest:
@@ -211,7 +218,7 @@ class Words:
         near = torch.cat(
             [
                 F.cosine_similarity(torch.from_numpy(some.astype(np.float32)) - self._centre[layer], asked[None])
-                for some in _pieces(self._vectors[layer])
+                for some in _pieces(len(self), self._vectors[layer].span)
             ]
         )
         known, found = set(words), list[Neighbour]()
@@ -245,8 +252,8 @@ def words(
     places are kept, spread over the corpus. `layers` are counted as `Words` does; None keeps all, and 0 is always kept.
 
     Cost: two readings of the corpus by the tokenizer, one by the model; 2·width bytes a word and layer.
-    Raises: KindError unless the texts can be read twice; ArgumentError for layers that are not there, or texts without
-    a word; FileError if something else stands at the path, or the disk is full.
+    Raises: KindError unless the texts are strings that can be read twice; ArgumentError for layers that are not there,
+    or texts without a word; FileError if something else stands at the path, or the disk is full.
     """
     return plan(path, texts, model, tokenizer, layers=layers, most=most, name=name).build(tell)
 
@@ -307,6 +314,9 @@ class Plan:
         if not os.path.lexists(self.path):
             return False
         fix = "choose another name or move it away"
+        if not os.path.lexists(self.path / ABOUT):
+            got = f"a folder without {ABOUT}" if self.path.is_dir() else "a file"
+            raise FileError(must("words", str(self.path), "be new or an index", got, fix))
         if _about(self.path)["made_of"] != self.made_of:
             rule, got = "be new, or an index of this corpus, model and choice", "another index"
             raise FileError(must("words", str(self.path), rule, got, fix))
@@ -441,12 +451,16 @@ class Plan:
         shape = (progress["words"], self.width)
         centre = []
         for layer in self.made_of["layers"]:
-            pieces = _pieces(np.memmap(self.growing / _layer(layer), np.float16, "r", shape=shape))
+            mapped = np.memmap(self.growing / _layer(layer), np.float16, "r", shape=shape)
+            pieces = _pieces(len(mapped), partial(_between, mapped))
             centre.append(sum(some.sum(0, dtype=np.float64) for some in pieces) / shape[0])
         write_whole("words", self.growing / CENTRE, np.array(centre, np.float32).tobytes(), overwrite=True)
-        about = {"format": "qkv words 1", "name": self.name, "made_of": self.made_of, "width": self.width}
+        about = {"format": FORMAT, "name": self.name, "made_of": self.made_of, "width": self.width}
         about |= {name: progress[name] for name in ("sentences", "words", "bytes")}
         about |= {"vocabulary": list(self.vocabulary)}
+        names = [TEXTS, EDGES, PLACES, CENTRE, *map(_layer, self.made_of["layers"])]
+        about["sums"] = {name: sums_of(self.growing / name) for name in names}
+        about["sum"] = _own_sum(about)
         write_whole("words", self.growing / ABOUT, json.dumps(about).encode(), overwrite=True)
         (self.growing / PROGRESS).unlink()
         (self.growing / "lock").unlink(missing_ok=True)
@@ -466,6 +480,8 @@ def plan(
 
     Raises: as `words`.
     """
+    if isinstance(texts, str) or not isinstance(texts, Iterable):
+        raise KindError(must("words", "texts", "be many strings", type(texts).__name__, "a list of sentences"))
     if iter(texts) is texts:
         fix = "a list, or qkv.text.corpus.read_texts(...)"
         raise KindError(must("words", "texts", "be readable twice", type(texts).__name__, fix))
@@ -504,8 +520,15 @@ def plan(
 
 def _encoded(texts: Iterable[str], tokenizer: Tokenizer, positions: int) -> Iterator[list[tuple[str, Encoding]]]:
     """Give texts that are not blank with their tokens, a part at a time."""
+
+    def checked() -> Iterator[str]:
+        for text in texts:
+            if not isinstance(text, str):
+                raise KindError(must("words", "texts", "hold strings", shown(text)))
+            yield text
+
     # A token is seldom longer than a word, so what is cut off here would not be read.
-    held = (text[: LONGEST * positions].encode("utf-8", "replace").decode() for text in texts if text.strip())
+    held = (text[: LONGEST * positions].encode("utf-8", "replace").decode() for text in checked() if text.strip())
     while some := list(islice(held, PART)):
         yield list(zip(some, tokenizer.encode_batch(some), strict=True))
 
@@ -588,10 +611,19 @@ def _layer(layer: int) -> str:
     return f"layer-{layer}.bin"
 
 
-def _pieces(rows: np.ndarray) -> Iterator[np.ndarray]:
+def _between(rows: np.ndarray, start: int, stop: int) -> np.ndarray:
+    return rows[start:stop]
+
+
+def _pieces(count: int, span: Callable[[int, int], np.ndarray]) -> Iterator[np.ndarray]:
     """Go through vectors some at a time."""
-    for start in range(0, len(rows), 1 << 15):
-        yield rows[start : start + (1 << 15)]
+    for start in range(0, count, 1 << 15):
+        yield span(start, start + (1 << 15))
+
+
+def _own_sum(about: Mapping[str, Any]) -> str:
+    """Name what an index says of itself."""
+    return sum_of(json.dumps({name: part for name, part in about.items() if name != "sum"}).encode())
 
 
 def _about(path: Path) -> dict[str, Any]:
@@ -602,7 +634,7 @@ def _about(path: Path) -> dict[str, Any]:
             got = "a file" if path.exists() else "nothing"
             raise FileError(must("Words", str(path), "be an index", got, fix))
         about = json.loads((path / ABOUT).read_text(encoding="utf-8"))
-        if about["format"] != "qkv words 1":
+        if about["format"] != FORMAT:
             raise ValueError(f"format {str(about['format'])[:40]!r}")
         words_, sentences, width, layers = (
             about["words"],
@@ -617,6 +649,8 @@ def _about(path: Path) -> dict[str, Any]:
                 raise ValueError(f"{name} of {there} bytes, not {size}")
         if not isinstance(about["vocabulary"], list) or not isinstance(about["name"], str):
             raise ValueError("no vocabulary or name")
+        if about["sum"] != _own_sum(about):
+            raise ValueError(f"{ABOUT} is not as it was written")
         return about
     except FileError:
         raise

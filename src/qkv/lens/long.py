@@ -16,12 +16,14 @@ LONG_PARTS = ("page", "tokens", "colour", "canvas", "long")
 """The parts of a long map's script."""
 
 
-def baked_size(queries: int, keys: int, depth: int) -> int:
+def baked_size(queries: int, keys: int, depth: int, *, function: str = "baked_size", argument: str = "depth") -> int:
     """Tell before any work how many bytes the tiles of `depth` levels, from the coarsest, take at most in a file.
+
+    Errors name `function` and `argument`.
 
     Raises: KindError, ArgumentError for a depth below 1, or deeper than the map.
     """
-    return sum(_most(rows, columns) for _, rows, columns in _tiles(queries, keys, depth, "baked_size"))
+    return sum(_most(rows, columns) for _, rows, columns in _tiles(queries, keys, depth, function, argument))
 
 
 def write_map_page(
@@ -72,12 +74,12 @@ def write_map_page(
     return len(content)
 
 
-def _tiles(queries: int, keys: int, depth: int, function: str):  # type: ignore[no-untyped-def]
+def _tiles(queries: int, keys: int, depth: int, function: str, argument: str = "depth"):  # type: ignore[no-untyped-def]
     """Go through the tiles of so many levels: each one's place, and how many pixels it is high and wide."""
-    check_whole(function, "depth", depth, 1)
+    check_whole(function, argument, depth, 1)
     levels = 1 + next(n for n in range(64) if max(queries, keys) <= SIDE << n)
     if depth > levels:
-        raise ArgumentError(must(function, "depth", f"be <= {levels}", depth, "all levels: every weight is there"))
+        raise ArgumentError(must(function, argument, f"be <= {levels}", depth, "all levels: every weight is there"))
     for level in range(levels - depth, levels):
         high, wide = -(-queries >> level), -(-keys >> level)
         for row in range(0, high, SIDE):

@@ -48,18 +48,34 @@ def parts_of(batch: Batch) -> list[Any]:
 
 def can_repeat(batch: Batch) -> bool:
     """Say whether copies of a batch can stand one after another: it is made of tensors, and of what is for them all."""
-    return all(part is None or isinstance(part, Tensor | int | float | str) for part in parts_of(batch))
+    sizes = {0, 1, _examples(batch)}
+    return all(
+        (part.shape[0] if part.ndim else 0) in sizes
+        if isinstance(part, Tensor)
+        else part is None or isinstance(part, int | float | str)
+        for part in parts_of(batch)
+    )
 
 
 def repeat(batch: Batch, copies: int) -> Batch:
-    """Put copies of a batch one after another: each tensor's first dimension counts its examples."""
+    """Put copies of a batch one after another: a tensor's first dimension counts its examples, or is 1 for them all."""
+    examples = _examples(batch)
 
     def spread(part: Any) -> Any:
-        return torch.cat([part] * copies) if isinstance(part, Tensor) and part.ndim else part
+        mine = isinstance(part, Tensor) and part.ndim and part.shape[0] == examples
+        return torch.cat([part] * copies) if mine else part
 
     if isinstance(batch, Mapping):
         return {name: spread(part) for name, part in batch.items()}
     return tuple(map(spread, batch)) if isinstance(batch, tuple) else spread(batch)
+
+
+def _examples(batch: Batch) -> int:
+    """Tell how many examples a batch has, by the tensor that is likeliest its tokens: the largest of whole numbers."""
+    tensors = [part for part in parts_of(batch) if isinstance(part, Tensor) and part.ndim]
+    whole = [part for part in tensors if not part.is_floating_point()]
+    largest = max(whole or tensors, key=lambda part: (part.numel(), part.ndim), default=None)
+    return 1 if largest is None else largest.shape[0]
 
 
 def logits(model: nn.Module, batch: Batch) -> Float[Tensor, "batch positions vocabulary"]:

@@ -84,6 +84,11 @@ def see(
     if depth is not None and (out is None or len(readings) != 1):
         raise ArgumentError(must("see", "--depth", "come with --out and one text", f"{len(readings)} texts"))
     check_files(out, numbers)
+    baked = 0
+    if depth is not None:
+        # All heads of a text are as large.
+        grid = readings[0].maps[0].grid
+        baked = baked_size(grid.queries, grid.keys, depth, function="see", argument="--depth")
     comparison = None if word is None else compare(readings, word)
     nearest = _nearest(readings, word, index)
     shares = [rollout(reading.maps)[-1, 0] if _is_stack(reading) else None for reading in readings]
@@ -137,11 +142,10 @@ def see(
         screen.print(f"\nnumbers: {printable(str(numbers))}", soft_wrap=True)
     if out is not None and depth is not None:
         (reading,), (shown,) = readings, found
-        one = reading.maps[shown.layer].head(shown.head)
-        most = baked_size(one.grid.queries, one.grid.keys, depth)
-        screen.print(f"\ndepth {depth}: the tiles take at most {most / 1e6:.2f} MB")
+        alone = reading.maps[shown.layer].head(shown.head)
+        screen.print(f"\ndepth {depth}: the tiles take at most {baked / 1e6:.2f} MB")
         size = write_map_page(
-            out, one, title=reading.text, tokens=reading.labels, depth=depth, layer=shown.layer, head=shown.head
+            out, alone, title=reading.text, tokens=reading.labels, depth=depth, layer=shown.layer, head=shown.head
         )
         screen.print(f"page: {printable(str(out))} ({size / 1e6:.2f} MB), open it in a browser", soft_wrap=True)
     elif out is not None:

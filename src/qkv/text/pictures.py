@@ -4,6 +4,7 @@ table = read_captions("birds.tsv")                        # picture.png, a tab, 
 pixels = pixel_file("birds.npy", table.pictures, 64, 64)  # [pictures, height, width]
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -60,7 +61,8 @@ def read_captions(path: str | PathLike[str]) -> Captions:
         (file.parent / picture, caption, f"{file}, {place}") for file, place, (picture, caption) in pairs.with_places()
     ]
     for picture, _, place in rows:
-        if not picture.is_file():
+        # Unlike Path.is_file, this takes a name that is too long for one that is not there.
+        if not os.path.isfile(picture):
             raise file_error("read_captions", picture, "be a picture", "no such file", place)
     pictures, captions, places = zip(*rows, strict=True)
     return Captions(pictures, captions, places, pairs)
@@ -73,8 +75,11 @@ def read_picture(
 
     With `chalk`, ink on paper is turned to chalk on a board.
 
-    Raises: FileError for what is no picture; UnsupportedError if Pillow is not installed.
+    Raises: FileError for what is no picture, or one whose numbers do not say what is white; KindError, ArgumentError
+    for a size that is no integer of at least 1; UnsupportedError if Pillow is not installed.
     """
+    check_whole("read_picture", "height", height, 1)
+    check_whole("read_picture", "width", width, 1)
     try:
         from PIL import Image, UnidentifiedImageError
     except ModuleNotFoundError as error:
@@ -82,7 +87,8 @@ def read_picture(
         raise UnsupportedError(must("read_picture", "pillow", "be installed", "no such package", fix)) from error
     try:
         with Image.open(path) as file:
-            grey = file.convert("L")
+            shades = np.asarray(file) if file.mode[0] in "IF" else None
+            grey = file.convert("L") if shades is None else Image.fromarray(_eight_bits(shades))
             grey.thumbnail((width, height))
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         got = getattr(error, "strerror", None) or error
@@ -93,6 +99,14 @@ def read_picture(
     top, left = (height - pixels.shape[0]) // 2, (width - pixels.shape[1]) // 2
     canvas[0, top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
     return canvas
+
+
+def _eight_bits(shades: np.ndarray) -> np.ndarray:
+    """Give shades of 16 bits in 8, which Pillow would cut off at 255. Raises: ValueError for others."""
+    if shades.dtype.kind == "f" or shades.min() < 0 or shades.max() > 65535:
+        kind = "numbers with a point" if shades.dtype.kind == "f" else f"numbers from {shades.min()} to {shades.max()}"
+        raise ValueError(f"{kind}: save it with 8 or 16 bits a pixel")
+    return np.round(shades / 257).astype(np.uint8)
 
 
 def pixel_file(path: Path, table: Captions, height: int, width: int) -> np.ndarray:

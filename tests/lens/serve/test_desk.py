@@ -148,3 +148,23 @@ def test_idle_time_is_used_and_given_up_at_once():
     assert not made._thread.is_alive()
     with pytest.raises(Busy, match="the server is stopping"):
         to_the_end(made.tile(lambda: None))
+
+
+def test_who_has_gone_leaves_the_place_to_another(desk, held, monkeypatch):
+    monkeypatch.setattr(module, "WAITING", 1)
+    release, start, done = held
+
+    async def run():
+        holder = await start()
+        for ask in (lambda work: desk.read("gone", work), desk.tile):
+            gone = asyncio.ensure_future(ask(lambda: done.append("gone")))
+            await asyncio.sleep(0)
+            gone.cancel()
+            await asyncio.gather(gone, return_exceptions=True)
+        others = [asyncio.ensure_future(one) for one in (desk.read("b", lambda: "b"), desk.tile(lambda: "tile"))]
+        await asyncio.sleep(0)
+        release.set()
+        await holder
+        return await asyncio.gather(*others)
+
+    assert to_the_end(run()) == ["b", "tile"] and done == []

@@ -1,5 +1,6 @@
 """A real server: ten clients at once, hostile and broken ones, and a clean end."""
 
+import asyncio
 import concurrent.futures
 import socket
 import time
@@ -164,3 +165,60 @@ def test_what_is_not_installed_is_named(monkeypatch):
     text = r"^serve: starlette and uvicorn must be installed; got no uvicorn \(pip install 'qkv\[serve\]'\)$"
     with pytest.raises(UnsupportedError, match=text):
         serve(MODELS, browser=False)
+
+
+def test_who_vanishes_leaves_no_place_taken(server):
+    with enter(server) as client, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        _, known = heads(server, client)
+        first = pool.submit(ask, client, "slow one", "s")
+        time.sleep(0.1)
+        links = [socket.create_connection((server.host, server.port)) for _ in range(70)]
+        for number, link in enumerate(links):
+            body = f'{{"model": "first", "text": "slow {number}", "client": "v{number}"}}'.encode()
+            link.sendall(
+                b"POST /api/read HTTP/1.1\r\n" + known + f"Content-Length: {len(body)}\r\n\r\n".encode() + body
+            )
+        time.sleep(0.1)
+        for link in links:
+            link.close()
+        assert first.result().status_code == 200
+        begun = time.monotonic()
+        assert [ask(client, "the cat", f"n{number}").status_code for number in range(10)] == [200] * 10
+        # At most the one that had been begun is ended.
+        assert time.monotonic() - begun < 2
+
+
+def test_idle_strangers_shut_nobody_out(server):
+    with enter(server) as client:
+        links = [socket.create_connection((server.host, server.port)) for _ in range(300)]
+        try:
+            assert ask(client, "still here").status_code == 200
+            # The oldest have made room.
+            links[0].settimeout(5)
+            assert links[0].recv(1) == b""
+        finally:
+            for link in links:
+                link.close()
+
+
+def test_too_many_at_once_are_told_why():
+    from uvicorn import Config
+    from uvicorn.server import ServerState
+
+    from qkv.lens.serve.patience import Patience
+
+    async def refused():
+        config = Config(lambda scope: None, http=Patience, limit_concurrency=1)
+        protocol = Patience(config, ServerState(), {})
+        protocol.transport = None
+        sent = []
+
+        async def send(message):
+            sent.append(message)
+
+        await protocol.crowded({"type": "http"}, None, send)
+        return sent
+
+    start, body = asyncio.run(refused())
+    assert start["status"] == 503
+    assert body["body"] == b'{"error":"1 requests are being answered: try again in a moment"}'

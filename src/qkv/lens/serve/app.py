@@ -1,16 +1,17 @@
 """What the server answers: its pages, a text read by a model, and tiles of a long map."""
 
+import asyncio
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from importlib import resources
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
@@ -42,6 +43,7 @@ CLIENT = 64
 FRAMED = [*PARTS[:-1], "embedded"]
 
 Read = Callable[[str], Reading]
+Answer = TypeVar("Answer")
 
 
 class RequestError(Exception):
@@ -69,7 +71,8 @@ def make_app(models: Mapping[str, Read], texts: list[str], *, port: int, keys: K
 
     async def read(request: Request) -> Response:
         asked = _asked(await body_of(request), models)
-        answer = await desk.read(asked["client"], lambda: _answer(models, shelf, asked["model"], asked["text"]))
+        work = desk.read(asked["client"], lambda: _answer(models, shelf, asked["model"], asked["text"]))
+        answer = await _while_there(request, work)
         return Response(answer, media_type="application/json")
 
     async def opened(request: Request) -> Response:
@@ -82,12 +85,13 @@ def make_app(models: Mapping[str, Read], texts: list[str], *, port: int, keys: K
                 "read": pyramid.read / pyramid.queries,
             }  # fmt: skip
 
-        return JSONResponse(await desk.tile(describe))
+        return JSONResponse(await _while_there(request, desk.tile(describe)))
 
     async def tile(request: Request) -> Response:
         name, layer, head = _place(request)
         level, row, column = (request.path_params[part] for part in ("level", "row", "column"))
-        content = await desk.tile(lambda: shelf.open(name, layer, head)[0].tile(level, row, column).packed())
+        work = desk.tile(lambda: shelf.open(name, layer, head)[0].tile(level, row, column).packed())
+        content = await _while_there(request, work)
         return Response(content, media_type="application/octet-stream")
 
     @asynccontextmanager
@@ -108,6 +112,8 @@ def make_app(models: Mapping[str, Read], texts: list[str], *, port: int, keys: K
         exception_handlers={
             RequestError: lambda request, error: refusal(request, 400, str(error)),
             BodyError: lambda request, error: refusal(request, error.args[0], error.args[1], {"connection": "close"}),
+            # Nobody reads this: who asked has gone.
+            ClientDisconnect: lambda request, error: Response(status_code=499),
             Stale: lambda request, error: refusal(request, 409, str(error)),
             LateError: lambda request, error: refusal(request, 503, str(error)),
             Busy: lambda request, error: refusal(request, 503, str(error), {"retry-after": "1"}),
@@ -117,6 +123,28 @@ def make_app(models: Mapping[str, Read], texts: list[str], *, port: int, keys: K
         lifespan=life,
     )
     return Guard(app, port=port, keys=keys)
+
+
+async def _while_there(request: Request, work: Coroutine[Any, Any, Answer]) -> Answer:
+    """Wait for work; give it up if who asked goes away.
+
+    Raises: ClientDisconnect then; whatever the work raises.
+    """
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.wait((working, leaving))
 
 
 def _answer(models: Mapping[str, Read], shelf: Shelf, model: str, text: str) -> bytes:

@@ -110,8 +110,13 @@ class Desk:
         except (asyncio.TimeoutError, TimeoutError) as error:
             raise Busy(f"it took more than {SECONDS:g} seconds: try a shorter text") from error
         finally:
-            # Of one who has gone, or has waited too long, nothing need be begun.
+            # Of one who has gone, or has waited too long, nothing need be begun, and the place is another's.
             job.future.cancel()
+            with self._changed:
+                if job in self._tiles:
+                    self._tiles.remove(job)
+                for client in [client for client, waiting in self._readings.items() if waiting is job]:
+                    del self._readings[client]
 
     def _work(self) -> None:
         while True:

@@ -24,6 +24,9 @@ BODY_SECONDS = 10.0
 LINGER_SECONDS = 0.5
 """How long what is too large is read on and thrown away: who is cut off while sending does not hear why."""
 
+KNOWN = "qkv.known"
+"""What a request's scope holds if it came with the token."""
+
 SAFE = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
@@ -74,6 +77,8 @@ class Guard:
         if answer is not None:
             await answer(scope, receive, self._safe(send))
             return
+        # The connection is told, which is kept longer for it.
+        scope[KNOWN] = True
         await self.app(scope, receive, self._safe(send))
 
     def _refuse(self, request: Request) -> Response | None:
