@@ -47,7 +47,7 @@ class Blocks:
 
     def span(self, start: int, stop: int) -> np.ndarray:
         """Give the rows from one to another. Raises: as `take`."""
-        self._check(np.array([start]), np.array([min(stop, len(self))]))
+        self._check(np.array([start]), np.array([stop]))
         return self.rows[start:stop]
 
     def _check(self, starts: Int[np.ndarray, " spans"], stops: Int[np.ndarray, " spans"]) -> None:

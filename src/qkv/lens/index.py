@@ -218,7 +218,7 @@ class Words:
         near = torch.cat(
             [
                 F.cosine_similarity(torch.from_numpy(some.astype(np.float32)) - self._centre[layer], asked[None])
-                for some in _pieces(len(self), self._vectors[layer].span)
+                for some in (self._vectors[layer].span(*span) for span in _spans(len(self)))
             ]
         )
         known, found = set(words), list[Neighbour]()
@@ -452,8 +452,8 @@ class Plan:
         centre = []
         for layer in self.made_of["layers"]:
             mapped = np.memmap(self.growing / _layer(layer), np.float16, "r", shape=shape)
-            pieces = _pieces(len(mapped), partial(_between, mapped))
-            centre.append(sum(some.sum(0, dtype=np.float64) for some in pieces) / shape[0])
+            sums = (mapped[start:stop].sum(0, dtype=np.float64) for start, stop in _spans(len(mapped)))
+            centre.append(sum(sums) / shape[0])
         write_whole("words", self.growing / CENTRE, np.array(centre, np.float32).tobytes(), overwrite=True)
         about = {"format": FORMAT, "name": self.name, "made_of": self.made_of, "width": self.width}
         about |= {name: progress[name] for name in ("sentences", "words", "bytes")}
@@ -611,14 +611,10 @@ def _layer(layer: int) -> str:
     return f"layer-{layer}.bin"
 
 
-def _between(rows: np.ndarray, start: int, stop: int) -> np.ndarray:
-    return rows[start:stop]
-
-
-def _pieces(count: int, span: Callable[[int, int], np.ndarray]) -> Iterator[np.ndarray]:
+def _spans(count: int) -> Iterator[tuple[int, int]]:
     """Go through vectors some at a time."""
     for start in range(0, count, 1 << 15):
-        yield span(start, start + (1 << 15))
+        yield start, min(count, start + (1 << 15))
 
 
 def _own_sum(about: Mapping[str, Any]) -> str:

@@ -142,10 +142,10 @@ def see(
         screen.print(f"\nnumbers: {printable(str(numbers))}", soft_wrap=True)
     if out is not None and depth is not None:
         (reading,), (shown,) = readings, found
-        alone = reading.maps[shown.layer].head(shown.head)
+        drawn = reading.maps[shown.layer].head(shown.head)
         screen.print(f"\ndepth {depth}: the tiles take at most {baked / 1e6:.2f} MB")
         size = write_map_page(
-            out, alone, title=reading.text, tokens=reading.labels, depth=depth, layer=shown.layer, head=shown.head
+            out, drawn, title=reading.text, tokens=reading.labels, depth=depth, layer=shown.layer, head=shown.head
         )
         screen.print(f"page: {printable(str(out))} ({size / 1e6:.2f} MB), open it in a browser", soft_wrap=True)
     elif out is not None:
