@@ -28,6 +28,16 @@ def test_the_first_is_noted_and_the_second_ends(monkeypatch):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_a_signal_in_the_midst_of_writing_is_noted_too(capfd):
+    def say(text):
+        raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stderr>'>")
+
+    with Interrupt(say) as interrupt:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupt.asked == "SIGINT"
+    assert capfd.readouterr().err == "SIGINT: this step is finished and kept; once more to leave at once\n"
+
+
 def test_sigterm_is_noted_too_and_the_usual_comes_back():
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with Interrupt(lambda text: None) as interrupt:

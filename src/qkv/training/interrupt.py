@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM: the first asks a training to stop in order, the second ends it at once."""
 
+import os
 import signal
 import threading
 import time
@@ -36,7 +37,12 @@ class Interrupt:
     def _caught(self, number: int, frame: FrameType | None) -> None:
         if not self.asked:
             self.asked, self._at = signal.Signals(number).name, time.monotonic()
-            self._say(f"{self.asked}: this step is finished and kept; once more to leave at once")
+            text = f"{self.asked}: this step is finished and kept; once more to leave at once"
+            try:
+                self._say(text)
+            except RuntimeError:
+                # Python does not write to a stream that it is in the midst of writing to.
+                os.write(2, f"{text}\n".encode())
         elif time.monotonic() - self._at > ECHO:
             signal.signal(number, self._before[number])
             signal.raise_signal(number)
