@@ -62,6 +62,9 @@ def open_first(page, words):
         playwright.expect(frame_of(page).locator(f"#{name}")).to_have_text(f"{name.title()} {steps}")
         for _ in range(steps):
             frame_of(page).locator(f"#{name}-back").click()
+    if found.layer or found.head:
+        # The page around it has heard of the last step.
+        page.wait_for_function("() => /layer%3A0\\b.*head%3A0\\b/.test(location.hash)")
 
 
 def expected(model, words, layer, head, query):
