@@ -249,4 +249,5 @@ def test_ctrl_c_in_a_process_of_its_own(tmp_path):
     # Not SIGINT's own status: what torch does at exit makes it 1, in any program that ends by this.
     process = interrupted(2)
     _, said = process.communicate(timeout=120)
-    assert process.returncode != 0 and said.rstrip().endswith("KeyboardInterrupt")
+    # The echo of the second may come while Python is leaving: then a colon follows.
+    assert process.returncode != 0 and said.splitlines()[-1].rstrip(": ") == "KeyboardInterrupt"
