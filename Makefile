@@ -67,7 +67,7 @@ $(BASE): pyproject.toml constraints.txt
 	@echo "install: .venv, PyTorch and qkv (once; it takes some minutes)"
 	@$(PYTHON3) -m venv .venv
 	@$(INSTALL) torch==2.13.0
-	@$(INSTALL) --editable '.[digits,plots]'
+	@$(INSTALL) --editable '.[digits,plots,serve]'
 	@touch $@
 
 $(MODEL): $(BASE)

@@ -82,7 +82,8 @@ def see(
     if sort is not None and sort not in ORDERS:
         raise ArgumentError(must("see", "--sort", f"be one of {', '.join(ORDERS)}", repr(sort)))
     if depth is not None and (out is None or len(readings) != 1):
-        raise ArgumentError(must("see", "--depth", "come with --out and one text", f"{len(readings)} texts"))
+        got = "no --out" if out is None else f"{len(readings)} texts"
+        raise ArgumentError(must("see", "--depth", "come with --out and one text", got))
     check_files(out, numbers)
     baked = 0
     if depth is not None:
