@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import re
 import socket
 import time
 from contextlib import contextmanager
@@ -49,7 +50,9 @@ def raw(server, *parts, wait=0.0):
         try:
             while part := link.recv(65536):
                 content += part
-                if b"\r\n\r\n" in content and wait == 0:
+                head, _, body = content.partition(b"\r\n\r\n")
+                length = re.search(rb"(?i)^content-length: *(\d+)", head, re.M)
+                if wait == 0 and length and len(body) >= int(length[1]):
                     break
         except ConnectionResetError:
             pass
