@@ -236,6 +236,18 @@ def test_no_width_overflows(visit, views):
         assert page.locator("#map").bounding_box()["width"] >= 300
 
 
+def test_a_page_that_grows_without_an_event_is_laid_out_anew(visit):
+    page = visit(SENTENCES[:1])
+    page.set_viewport_size({"width": 400, "height": 900})
+    # A frame that a notebook shows late has its size, but may have told of it before anybody listened.
+    page.add_init_script("addEventListener('resize', (event) => event.stopImmediatePropagation(), true)")
+    page.reload()
+    page.wait_for_selector("html[data-drawn]")
+    before = page.locator("#map").bounding_box()["width"]
+    page.set_viewport_size({"width": 800, "height": 900})
+    page.wait_for_function(f"() => document.getElementById('map').clientWidth > {before + 200}", timeout=5000)
+
+
 @pytest.mark.slow
 def test_512_tokens_and_72_heads_appear_within_a_second(visit):
     tokens = [f"t{i}" for i in range(512)]

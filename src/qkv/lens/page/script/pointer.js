@@ -79,6 +79,13 @@ const listen = () => {
   prefersDark.addEventListener("change", () => {
     if (!("kept" in root.dataset)) { root.dataset.theme = prefersDark.matches ? "dark" : "light"; redraw(); }
   });
-  let resized = 0;
-  window.addEventListener("resize", () => { cancelAnimationFrame(resized); resized = requestAnimationFrame(() => { layout(); drawView(); }); });
+  // A frame that begins hidden, as a notebook's may, is laid out without room; that it grows is not always an event.
+  let resized = 0, room = "";
+  const grown = () => {
+    if (room === (room = `${innerWidth} ${innerHeight}`)) return;
+    cancelAnimationFrame(resized);
+    resized = requestAnimationFrame(() => { layout(); drawView(); });
+  };
+  window.addEventListener("resize", grown);
+  new ResizeObserver(grown).observe(root);
 };
