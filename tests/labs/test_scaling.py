@@ -9,7 +9,7 @@ import qkv
 from qkv.labs.lab import Progress, Verdict
 from qkv.labs.scaling import LAB
 
-SMALL = replace(LAB.quick, draws=4000, rows=50, recall_widths=(64, 256), steps=3, batch=8)
+SMALL = replace(LAB.quick, draws=4000, rows=50, recall_widths=(64, 256), models=(2, 1), steps=3, batch=8)
 
 
 def test_a_small_run():

@@ -24,7 +24,9 @@ class Size:
     """How long is trained, and how much is drawn."""
 
     half: int = 8
-    symbols: int = 10
+    # Of 10 symbols, as it was first, 800 steps were too few for two seeds of three: the sums are learned in a jump, which
+    # they did not always reach. Of 5, each of 20 pilots (seeds 20 to 29 and 50 to 59) had made it by step 500.
+    symbols: int = 5
     width: int = 64
     steps: int = 800
     batch: int = 64
@@ -90,7 +92,11 @@ def train(masked: bool, size: Size, seed: int, progress: Progress) -> tuple[Logi
         return F.cross_entropy(logits(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
 
     doing = "decoder with the mask" if masked else "decoder without"
-    losses = fit(gpt.parameters(), loss, steps=size.steps, rate=2e-3, warm_up=50, progress=progress, doing=doing)
+    # At a steady rate a decoder loses for moments what it has learned: one of 20 pilots did, and could have ended there.
+    losses = fit(
+        gpt.parameters(), loss, steps=size.steps, rate=2e-3, warm_up=50, cool_down=size.steps // 4,
+        progress=progress, doing=doing,
+    )  # fmt: skip
     return torch.no_grad()(logits), losses
 
 
@@ -369,12 +375,12 @@ LAB = Lab(
             "loss_gap",
             0.5,
             Both(
-                "half of the tokens are random, ln 10 nats each, unless they are seen",
-                "约一半词元是随机的，不偷看时每个损失 ln 10 nat",
+                "7 of the 15 tokens asked for are random, ln 5 nats each, unless they are seen: .75 in all",
+                "所预测的 15 个词元中有 7 个是随机的，不偷看时每个损失 ln 5 nat，平均 0.75",
             ),
         ),
         at_least("right_causal", 0.9, Both("the sums can be learned", "累加任务可以学会")),
-        at_most("right_unmasked", 0.05, Both("nothing right: by chance 10⁻⁸", "应全部错误：碰巧答对的概率为 10⁻⁸")),
+        at_most("right_unmasked", 0.05, Both("nothing right: by chance 3·10⁻⁶", "应全部错误：碰巧答对的概率为 3·10⁻⁶")),
     ),
     labels={
         "leak_causal": Both("change of earlier logits, causal mask", "之前位置输出的变化，因果掩码"),
