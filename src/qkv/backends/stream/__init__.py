@@ -77,7 +77,7 @@ def run(call: Call) -> tuple[Tensor, Summary]:
     assert found is not None
     pair, cap = found
     query, key, value = call.query, call.key, call.value
-    if not all(bool(x.isfinite().all()) for x in (query, key, value)):
+    if not all(_is_finite(x) for x in (query, key, value)):
         # Where nobody sees it, 0 · NaN must not happen; numbers change nothing there, so they may stay.
         sees, shown = reach(call)
         if sees is not None and shown is not None:
@@ -101,6 +101,12 @@ def run(call: Call) -> tuple[Tensor, Summary]:
         if isinstance(call.select, Sink):
             output, rest = _sunk(call.select, output, peak, rest)
     return output.to(call.value.dtype), (peak, rest)
+
+
+def _is_finite(x: Tensor) -> bool:
+    """Say whether there is neither NaN nor inf: a sum, which is read once, mostly tells; it may also be too large."""
+    x = x.detach()
+    return bool(x.sum().isfinite()) or bool(x.isfinite().all())
 
 
 def _sunk(
