@@ -56,7 +56,7 @@ def forward(
     """Attend; also give each row's peak and Σ exp(score − peak)."""
     from qkv.backends.stream import numba
 
-    output = query.new_zeros(*query.shape[:-1], value.shape[-1])
+    output = _zeros_laid_as(query, value.shape[-1])
     peak = query.new_full(query.shape[:-1], -torch.inf)
     total = query.new_zeros(query.shape[:-1])
     flat = [x.flatten(0, 1).numpy() for x in (peak, total)]
@@ -92,7 +92,7 @@ def backward(
     """Give the gradients of query, key and value, and of what the bias holds, from those of output and log total."""
     from qkv.backends.stream import numba
 
-    above = above.contiguous()
+    above = in_rows(above)
     delta = (above * output).sum(-1).sub_(above_rest)
     share = torch.where(total != 0, 1 / total, 0)
     peak = torch.where(peak != -torch.inf, peak, 0)
@@ -125,6 +125,19 @@ def backward(
 
     _in_parts(task, run, query, key, bend=True)
     return by_query, _sum(by_key), _sum(by_value), *sum_learnt(learnt)
+
+
+def in_rows(x: Float[Tensor, "batch heads positions dim"]) -> Float[Tensor, "batch heads positions dim"]:
+    """Lay features side by side; whether heads or positions follow is all the same to a tile."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def _zeros_laid_as(query: Float[Tensor, "batch heads queries dim"], width: int) -> Tensor:
+    """Give zeros for an output: where a query's heads are side by side, who joins its heads next need not copy."""
+    batch, heads, queries, _ = query.shape
+    if query.stride(1) < query.stride(2):
+        return query.new_zeros(batch, queries, heads, width).transpose(1, 2)
+    return query.new_zeros(batch, heads, queries, width)
 
 
 def _sum(parts: list[Tensor]) -> Tensor:
