@@ -13,7 +13,7 @@ from torch import Tensor
 from qkv.backends.once import once
 from qkv.backends.stream.bands import Bands, plan_bands
 from qkv.backends.stream.learned import learned
-from qkv.backends.stream.tiles import Task, backward, forward
+from qkv.backends.stream.tiles import Task, backward, forward, in_rows
 from qkv.core.backend import Backend, Cost, dense_cost
 from qkv.core.call import Call, exact
 from qkv.core.checks import are_concrete
@@ -77,7 +77,7 @@ def run(call: Call) -> tuple[Tensor, Summary]:
     assert found is not None
     pair, cap = found
     query, key, value = call.query, call.key, call.value
-    if not all(bool(x.isfinite().all()) for x in (query, key, value)):
+    if not all(_is_finite(x) for x in (query, key, value)):
         # Where nobody sees it, 0 · NaN must not happen; numbers change nothing there, so they may stay.
         sees, shown = reach(call)
         if sees is not None and shown is not None:
@@ -90,7 +90,7 @@ def run(call: Call) -> tuple[Tensor, Summary]:
         spread_heads(key.to(dtype), call.group),
         spread_heads(value.to(dtype), call.group),
     )
-    query, key, value = (x.reshape(-1, *x.shape[-3:]).contiguous() for x in (query.to(dtype), key, value))
+    query, key, value = (in_rows(x.reshape(-1, *x.shape[-3:])) for x in (query.to(dtype), key, value))
     lines = streams(draw_seed(grid.device), grid).reshape(-1) if call.dropout else None
     task = Task(
         grid, plan_bands(call.mask, call.bias, grid), pair.scale, cap, call.bias, call.mask, call.dropout, lines
@@ -101,6 +101,12 @@ def run(call: Call) -> tuple[Tensor, Summary]:
         if isinstance(call.select, Sink):
             output, rest = _sunk(call.select, output, peak, rest)
     return output.to(call.value.dtype), (peak, rest)
+
+
+def _is_finite(x: Tensor) -> bool:
+    """Say whether there is neither NaN nor inf: a sum, which is read once, mostly tells; it may also be too large."""
+    x = x.detach()
+    return bool(x.sum().isfinite()) or bool(x.isfinite().all())
 
 
 def _sunk(

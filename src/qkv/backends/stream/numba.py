@@ -4,7 +4,7 @@ import math
 from typing import Any, no_type_check
 
 import numpy as np
-from jaxtyping import Float, UInt32
+from jaxtyping import Bool, Float, Int32, UInt32
 from numba import types
 from numba.extending import overload
 
@@ -49,6 +49,48 @@ def _mix(x: Any) -> Any:
     x = np.uint32(np.uint32(x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D))
     x = np.uint32(np.uint32(x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B))
     return np.uint32(x ^ (x >> np.uint32(16)))
+
+
+@kernel
+def find_ends(
+    seen: Bool[np.ndarray, "lanes rows columns"],
+    column: int,
+    begin: Int32[np.ndarray, "lanes rows"],
+    end: Int32[np.ndarray, "lanes rows"],
+) -> bool:
+    """Find where what a row sees begins and ends, of keys from `column` on; say whether all rows see all between."""
+    whole = True
+    for i in range(seen.shape[0]):
+        for j in range(seen.shape[1]):
+            row = seen[i, j]
+            first, last, count = 0, row.shape[0], 0
+            while first < last and not row[first]:
+                first += 1
+            while first < last and not row[last - 1]:
+                last -= 1
+            for k in range(row.shape[0]):
+                count += row[k]
+            begin[i, j], end[i, j] = column + first, column + last
+            whole = whole and count == last - first
+    return whole
+
+
+@kernel
+def hide(
+    tile: Float[np.ndarray, "lanes rows columns"],
+    column: int,
+    begin: Int32[np.ndarray, "some rows"],
+    end: Int32[np.ndarray, "some rows"],
+) -> None:
+    """Set scores to −inf outside of what a row sees, of keys from `column` on; ends of one lane are those of all."""
+    for i in range(tile.shape[0]):
+        alike = min(i, begin.shape[0] - 1)
+        for j in range(tile.shape[1]):
+            row = tile[i, j]
+            first = min(max(begin[alike, j] - column, 0), row.shape[0])
+            last = min(max(end[alike, j] - column, first), row.shape[0])
+            row[:first] = -np.inf
+            row[last:] = -np.inf
 
 
 @kernel

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from qkv.backends.stream.bands import TILE, Band, Bands, Cut
@@ -56,7 +56,7 @@ def forward(
     """Attend; also give each row's peak and Σ exp(score − peak)."""
     from qkv.backends.stream import numba
 
-    output = query.new_zeros(*query.shape[:-1], value.shape[-1])
+    output = _zeros_laid_as(query, value.shape[-1])
     peak = query.new_full(query.shape[:-1], -torch.inf)
     total = query.new_zeros(query.shape[:-1])
     flat = [x.flatten(0, 1).numpy() for x in (peak, total)]
@@ -92,7 +92,7 @@ def backward(
     """Give the gradients of query, key and value, and of what the bias holds, from those of output and log total."""
     from qkv.backends.stream import numba
 
-    above = above.contiguous()
+    above = in_rows(above)
     delta = (above * output).sum(-1).sub_(above_rest)
     share = torch.where(total != 0, 1 / total, 0)
     peak = torch.where(peak != -torch.inf, peak, 0)
@@ -125,6 +125,19 @@ def backward(
 
     _in_parts(task, run, query, key, bend=True)
     return by_query, _sum(by_key), _sum(by_value), *sum_learnt(learnt)
+
+
+def in_rows(x: Float[Tensor, "batch heads positions dim"]) -> Float[Tensor, "batch heads positions dim"]:
+    """Lay features side by side; whether heads or positions follow is all the same to a tile."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def _zeros_laid_as(query: Float[Tensor, "batch heads queries dim"], width: int) -> Tensor:
+    """Give zeros for an output: where a query's heads are side by side, who joins its heads next need not copy."""
+    batch, heads, queries, _ = query.shape
+    if query.stride(1) < query.stride(2):
+        return query.new_zeros(batch, queries, heads, width).transpose(1, 2)
+    return query.new_zeros(batch, heads, queries, width)
 
 
 def _sum(parts: list[Tensor]) -> Tensor:
@@ -178,7 +191,7 @@ class _Tiles:
     def heads(self, band: Band, cut: Cut) -> Iterator[Tile]:
         """Score a cut, some heads at a time."""
         task = self.task
-        shared, seen = self._shared(band, cut)
+        shared, shown = self._shared(band, cut)
         batch_rows, all_heads = self.lead
         for batch in range(batch_rows):
             head = 0
@@ -187,7 +200,7 @@ class _Tiles:
                 size = (band.stop - band.start) * max(1, stop - start)
                 heads = min(all_heads - head, max(1, TILE // size)) if task.bands.alike else 1
                 if start < stop:
-                    yield self._score(band, cut, batch, head, heads, start, stop, shared, seen)
+                    yield self._score(band, cut, batch, head, heads, start, stop, shared, shown)
                 head += heads
 
     def _score(
@@ -200,7 +213,7 @@ class _Tiles:
         start: int,
         stop: int,
         shared: Tensor | None,
-        seen: Tensor | None,
+        shown: "_Shown | None",
     ) -> Tile:
         task, shape = self.task, (heads, band.stop - band.start, stop - start)
         scores = self.scores[: math.prod(shape)].view(shape)
@@ -218,19 +231,43 @@ class _Tiles:
             scores.mul_(task.cap)
         if shared is not None:
             scores.add_(tile.of(shared, cut))
-        if seen is not None:
-            scores.masked_fill_(~tile.of(seen, cut), -torch.inf)
+        if shown is not None:
+            shown.hide_others(tile, cut)
         return tile
 
-    def _shared(self, band: Band, cut: Cut) -> tuple[Tensor | None, Tensor | None]:
-        """Ask bias and mask for a cut: [batch or 1, heads or 1, rows, columns]."""
+    def _shared(self, band: Band, cut: Cut) -> "tuple[Tensor | None, _Shown | None]":
+        """Ask bias and mask for a cut, the bias as [batch or 1, heads or 1, rows, columns]."""
         task = self.task
         rows, columns = torch.arange(band.start, band.stop), torch.arange(cut.start, cut.stop)
         shared = None if task.bias is None else four(_bias_tile(task.bias, rows, columns, task.grid), task.grid)
-        seen = None
-        if task.mask is not None and not cut.solid:
-            seen = four(task.mask.tile(rows, columns, task.grid), task.grid)
-        return shared, seen
+        if task.mask is None or cut.solid:
+            return shared, None
+        return shared, _Shown(four(task.mask.tile(rows, columns, task.grid), task.grid), cut)
+
+
+class _Shown:
+    """What a mask shows of a cut. Most show each row one run of keys: its ends are quicker to go by than its pairs."""
+
+    def __init__(self, seen: Bool[Tensor, "batch heads rows columns"], cut: Cut) -> None:
+        from qkv.backends.stream import numba
+
+        self.seen = seen
+        self.begin, self.end = (torch.empty(seen.shape[:-1], dtype=torch.int32) for _ in range(2))
+        flat = (x.flatten(0, 1).numpy() for x in (seen.contiguous(), self.begin, self.end))
+        self.are_runs = numba.find_ends(next(flat), cut.start, *flat)
+
+    def hide_others(self, tile: Tile, cut: Cut) -> None:
+        """Set the tile's other scores to −inf."""
+        from qkv.backends.stream import numba
+
+        if not self.are_runs:
+            tile.scores.masked_fill_(~tile.of(self.seen, cut), -torch.inf)
+            return
+        batch = tile.batch if self.seen.shape[0] > 1 else 0
+        heads = slice(tile.head, tile.head + tile.scores.shape[0]) if self.seen.shape[1] > 1 else slice(0, 1)
+        numba.hide(
+            tile.scores.numpy(), tile.start, *(side[batch, heads].numpy() for side in (self.begin, self.end))
+        )
 
 
 def _bias_tile(bias: Bias, rows: Tensor, columns: Tensor, grid: Grid) -> Tensor:
