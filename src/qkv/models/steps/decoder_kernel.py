@@ -47,7 +47,7 @@ def _tile(weight, i, second, x, a, b, c, d, width, sums):  # type: ignore[no-unt
 def products(weight, first, last, x, rows, width, features, out):  # type: ignore[no-untyped-def]
     """out[row · features + i] = weight[i] · x[row] for the matrix's rows `first` to `last`."""
     if rows == 1:
-        product(weight, first, last, x, 1, width, width, out, np.full(1, first))
+        product(weight, first, last, x, 1, width, width, out, np.full(1, first), 0)
         return
     sums, end = np.empty(8, np.float32), rows - 1
     for block in range(first, last, BLOCK):
@@ -80,7 +80,7 @@ def linear(weight, bias, features, x, rows, width):  # type: ignore[no-untyped-d
 @kernel
 def _look(asked, keys, values, begin, seen, dim, scores, mixed):  # type: ignore[no-untyped-def]
     """Let one query of one head attend to the keys from row `begin` of their matrix on."""
-    product(keys, begin, begin + seen, asked, 1, 0, dim, scores, np.zeros(1, np.int64))
+    product(keys, begin, begin + seen, asked, 1, 0, dim, scores, np.zeros(1, np.int64), 0)
     scale, peak, total = np.float32(1 / math.sqrt(dim)), np.float32(-np.inf), np.float32(0)
     for j in range(seen):
         scores[j] *= scale
