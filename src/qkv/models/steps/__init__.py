@@ -64,7 +64,8 @@ class Steps:
     def __init__(self, blocks: Sequence[nn.Module], norm: nn.LayerNorm, head: Tensor) -> None:
         self.blocks = [_weights(cast(Block, block)) for block in blocks]
         self.sizes = [_sizes(cast(Block, block)) for block in blocks]
-        self.norm, self.head = norm, head.detach()
+        self.norm, self.epsilon = (norm.weight.detach(), norm.bias.detach()), norm.eps
+        self.head = head.detach()
         self.numbers = head.numel() + sum(weight.numel() for block in self.blocks for weight in block)
 
     def __call__(
@@ -91,7 +92,7 @@ class Steps:
         mixed = np.empty(rows * max(heads * dim for heads, dim, *_ in self.sizes), np.float32)
         bent = np.empty(rows * max(hidden for _, _, hidden, *_ in self.sizes), np.float32)
         stream, logits = x.reshape(-1).numpy(), np.empty(rows * vocabulary, np.float32)
-        norm = self.norm.weight.data_ptr(), self.norm.bias.data_ptr(), self.norm.eps
+        norm = (*(tensor.data_ptr() for tensor in self.norm), self.epsilon)
         together(
             lambda part: kernel.step(
                 board, part, parts, stream, rows, width, places, sizes, positions,

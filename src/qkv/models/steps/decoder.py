@@ -16,8 +16,8 @@ from qkv.models.steps import NARROWEST, _flat, _is_plain, _linear, _norm, _share
 from qkv.scores.dot import scaled_dot
 from qkv.selections.soft import softmax
 
-MOST_ROWS = 16
-"""Rows above which PyTorch's products are as fast; up to here the kernels read a matrix once for four rows."""
+MOST_ROWS = 64
+"""Rows above which PyTorch's products are as fast."""
 
 
 def refuses(layers: Sequence[nn.Module], norm: nn.Module, head: Tensor) -> str | None:

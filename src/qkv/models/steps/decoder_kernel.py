@@ -1,12 +1,35 @@
 """The kernel of a decoder's step: one layer for all rows. Arrays are flat, row after row."""
 
 import math
+from typing import Any
 
 import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import types
 
 from qkv.backends.compiled import kernel
-from qkv.backends.decode.kernel import WIDTH, _add_product, _all, _load, _load_last, _prefetch, _store, _sums
-from qkv.models.steps.kernel import AHEAD, norm, product
+from qkv.backends.decode.kernel import (
+    PAIR,
+    WIDTH,
+    _add_product,
+    _all,
+    _load,
+    _load_last,
+    _pointer,
+    _prefetch,
+    _spread,
+    _store,
+    _sums,
+    _wide,
+    intrinsic,
+)
+from qkv.models.steps.kernel import AHEAD, look, norm, product
+
+PANEL = 2 * WIDTH
+"""Rows of x that are computed side by side where they are many."""
+
+SIX = 6
+"""Rows of a matrix that meet a panel at once: their sums and what they are made of fit into all registers."""
 
 BLOCK = 16
 """Rows of a matrix that stay in the first cache while all rows of x meet them."""
@@ -43,16 +66,85 @@ def _tile(weight, i, second, x, a, b, c, d, width, sums):  # type: ignore[no-unt
     _store(sums, 0, _sums(a1, b1, c1, d1, a2, b2, c2, d2))
 
 
+@intrinsic
+def _everywhere(typing: Any, array: Any, index: Any) -> Any:
+    """array[index] in every place."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
+        return _spread(builder, builder.load(_pointer(context, builder, signature, arguments)), WIDTH)
+
+    return _wide(array, types.intp), generate
+
+
 @kernel
-def products(weight, first, last, x, rows, width, features, out):  # type: ignore[no-untyped-def]
-    """out[row · features + i] = weight[i] · x[row] for the matrix's rows `first` to `last`."""
-    if rows == 1:
-        product(weight, first, last, x, 1, width, width, out, np.full(1, first), 0)
-        return
+def _panel(weight, a, b, c, d, e, f, x, at, width, sums):  # type: ignore[no-untyped-def]
+    """Multiply six rows of a matrix and a panel of x: numbers that stand side by side are of different rows of x."""
+    a1 = b1 = c1 = d1 = e1 = f1 = a2 = b2 = c2 = d2 = e2 = f2 = _all(np.float32(0))
+    for first in range(0, width, WIDTH):
+        soon = first + AHEAD
+        _prefetch(weight, a + soon)
+        _prefetch(weight, b + soon)
+        _prefetch(weight, c + soon)
+        _prefetch(weight, d + soon)
+        _prefetch(weight, e + soon)
+        _prefetch(weight, f + soon)
+        for j in range(first, min(first + WIDTH, width)):
+            y, z = _load(x, at + j * PANEL), _load(x, at + j * PANEL + WIDTH)
+            w = _everywhere(weight, a + j)
+            a1, a2 = _add_product(a1, w, y), _add_product(a2, w, z)
+            w = _everywhere(weight, b + j)
+            b1, b2 = _add_product(b1, w, y), _add_product(b2, w, z)
+            w = _everywhere(weight, c + j)
+            c1, c2 = _add_product(c1, w, y), _add_product(c2, w, z)
+            w = _everywhere(weight, d + j)
+            d1, d2 = _add_product(d1, w, y), _add_product(d2, w, z)
+            w = _everywhere(weight, e + j)
+            e1, e2 = _add_product(e1, w, y), _add_product(e2, w, z)
+            w = _everywhere(weight, f + j)
+            f1, f2 = _add_product(f1, w, y), _add_product(f2, w, z)
+    _store(sums, 0, a1)
+    _store(sums, WIDTH, a2)
+    _store(sums, 2 * WIDTH, b1)
+    _store(sums, 3 * WIDTH, b2)
+    _store(sums, 4 * WIDTH, c1)
+    _store(sums, 5 * WIDTH, c2)
+    _store(sums, 6 * WIDTH, d1)
+    _store(sums, 7 * WIDTH, d2)
+    _store(sums, 8 * WIDTH, e1)
+    _store(sums, 9 * WIDTH, e2)
+    _store(sums, 10 * WIDTH, f1)
+    _store(sums, 11 * WIDTH, f2)
+
+
+@kernel
+def _in_panels(weight, first, last, x, rows, width, features, out):  # type: ignore[no-untyped-def]
+    """Do what `products` does for so many rows that computing takes longer than reading."""
+    panels = -(-rows // PANEL)
+    turned, sums = np.zeros(panels * width * PANEL, np.float32), np.empty(SIX * PANEL, np.float32)
+    for row in range(rows):
+        at = row // PANEL * width * PANEL + row % PANEL
+        for j in range(width):
+            turned[at + j * PANEL] = x[row * width + j]
+    for i in range(first, last, SIX):
+        # Past the end, the last row is multiplied again and left out.
+        at, end = i * width, min(SIX, last - i) - 1
+        b, c, d = at + min(1, end) * width, at + min(2, end) * width, at + min(3, end) * width
+        e, f = at + min(4, end) * width, at + min(5, end) * width
+        for panel in range(panels):
+            _panel(weight, at, b, c, d, e, f, turned, panel * width * PANEL, width, sums)
+            for row in range(min(PANEL, rows - panel * PANEL)):
+                place = (panel * PANEL + row) * features + i
+                for k in range(end + 1):
+                    out[place + k] = sums[k * PANEL + row]
+
+
+@kernel
+def _in_fours(weight, first, last, x, start, rows, width, features, out):  # type: ignore[no-untyped-def]
+    """Do what `products` does for the rows of x from `start` on."""
     sums, end = np.empty(8, np.float32), rows - 1
     for block in range(first, last, BLOCK):
         stop = min(block + BLOCK, last)
-        for a in range(0, rows, 4):
+        for a in range(start, rows, 4):
             # Past the end, the last row is multiplied again.
             b, c, d = min(a + 1, end), min(a + 2, end), min(a + 3, end)
             for i in range(block, stop, 2):
@@ -66,6 +158,19 @@ def products(weight, first, last, x, rows, width, features, out):  # type: ignor
 
 
 @kernel
+def products(weight, first, last, x, rows, width, features, out):  # type: ignore[no-untyped-def]
+    """out[row · features + i] = weight[i] · x[row] for the matrix's rows `first` to `last`."""
+    if rows == 1:
+        product(weight, first, last, x, 1, width, width, out, np.full(1, first), 0)
+        return
+    # The last panel pays if it is nearly full.
+    start = (rows + PANEL // 4) // PANEL * PANEL
+    if start:
+        _in_panels(weight, first, last, x, min(start, rows), width, features, out)
+    _in_fours(weight, first, last, x, start, rows, width, features, out)
+
+
+@kernel
 def linear(weight, bias, features, x, rows, width):  # type: ignore[no-untyped-def]
     """Give W x + b of each row."""
     out = np.empty(rows * features, np.float32)
@@ -75,24 +180,6 @@ def linear(weight, bias, features, x, rows, width):  # type: ignore[no-untyped-d
         for i in range(features):
             out[at + i] += bias[i]
     return out
-
-
-@kernel
-def _look(asked, keys, values, begin, seen, dim, scores, mixed):  # type: ignore[no-untyped-def]
-    """Let one query of one head attend to the keys from row `begin` of their matrix on."""
-    product(keys, begin, begin + seen, asked, 1, 0, dim, scores, np.zeros(1, np.int64), 0)
-    scale, peak, total = np.float32(1 / math.sqrt(dim)), np.float32(-np.inf), np.float32(0)
-    for j in range(seen):
-        scores[j] *= scale
-        peak = max(peak, scores[j])
-    for j in range(seen):
-        scores[j] = np.exp(scores[j] - peak)
-        total += scores[j]
-    mixed[:] = 0
-    for j in range(seen):
-        share, at = scores[j] / total, (begin + j) * dim
-        for i in range(dim):
-            mixed[i] += share * values[at + i]
 
 
 @kernel
@@ -128,9 +215,10 @@ def layer(  # type: ignore[no-untyped-def]
     The new keys and values go into the caches at `position`; the stream is advanced in place.
     """
     inner, share = heads * dim, rows // len(lengths)
-    scores, mixed = np.empty(max(capacity, longest), np.float32), np.empty(rows * inner, np.float32)
+    scores, mixed = np.empty(max(capacity, longest) + PAIR, np.float32), np.empty(rows * inner, np.float32)
+    scale = np.float32(1 / math.sqrt(dim))
     read = _read(stream, norm1, shift1, epsilon1, rows, width, pre)
-    asked = linear(query, query_bias, inner, read, rows, width)
+    asked = linear(query, query_bias, inner, read, rows, width) * scale
     known, told = linear(key, key_bias, inner, read, rows, width), linear(value, value_bias, inner, read, rows, width)
     for row in range(rows):
         for head in range(heads):
@@ -138,16 +226,16 @@ def layer(  # type: ignore[no-untyped-def]
             new = (begin + position) * dim
             keys[new : new + dim] = known[at : at + dim]
             values[new : new + dim] = told[at : at + dim]
-            _look(asked[at : at + dim], keys, values, begin, position + 1, dim, scores, mixed[at : at + dim])
+            look(asked[at : at + dim], keys, values, begin, position + 1, dim, scores, mixed[at : at + dim], 0)
     _add(stream, linear(output, output_bias, width, mixed, rows, inner), norm1, shift1, epsilon1, rows, width, pre)
     read = _read(stream, norm2, shift2, epsilon2, rows, width, pre)
-    asked = linear(ask, ask_bias, inner, read, rows, width)
+    asked = linear(ask, ask_bias, inner, read, rows, width) * scale
     for row in range(rows):
         source = row // share
         for head in range(heads):
             at, begin = row * inner + head * dim, (source * heads + head) * longest
             out = mixed[at : at + dim]
-            _look(asked[at : at + dim], memory_keys, memory_values, begin, lengths[source], dim, scores, out)
+            look(asked[at : at + dim], memory_keys, memory_values, begin, lengths[source], dim, scores, out, 0)
     _add(stream, linear(tell, tell_bias, width, mixed, rows, inner), norm2, shift2, epsilon2, rows, width, pre)
     read = _read(stream, norm3, shift3, epsilon3, rows, width, pre)
     between = linear(expand, expand_bias, hidden, read, rows, width)

@@ -34,7 +34,7 @@ from qkv.models.steps.board import finish, take, wait
 TOGETHER = 8
 """Rows of a matrix whose sums are one vector."""
 
-AHEAD = 2048
+AHEAD = 8192
 """Numbers that memory is asked for before they are read: a processor by itself looks no further than a page."""
 
 PHASES = 4
@@ -92,24 +92,40 @@ def norm(x, rows, width, weight, bias, epsilon, out):  # type: ignore[no-untyped
 
 
 @kernel
-def _row(weight, at, x, start, width, ahead):  # type: ignore[no-untyped-def]
-    """Multiply a row of a matrix and x, as a vector whose sum is the product."""
-    a = b = c = d = _all(np.float32(0))
-    whole, rest = width - width % (4 * WIDTH), width % WIDTH
-    for j in range(0, whole, 4 * WIDTH):
-        here, there = at + j, start + j
-        for line in range(0, 4 * WIDTH, LINE // 4):
-            _prefetch(weight, here + ahead + line)
-        a = _add_product(a, _load(x, there), _load(weight, here))
-        b = _add_product(b, _load(x, there + WIDTH), _load(weight, here + WIDTH))
-        c = _add_product(c, _load(x, there + 2 * WIDTH), _load(weight, here + 2 * WIDTH))
-        d = _add_product(d, _load(x, there + 3 * WIDTH), _load(weight, here + 3 * WIDTH))
-    for j in range(whole, width - rest, WIDTH):
-        a = _add_product(a, _load(x, start + j), _load(weight, at + j))
+def _eight(weight, a, b, c, d, e, f, g, h, x, start, width, ahead, sums):  # type: ignore[no-untyped-def]
+    """Multiply eight rows of a matrix and x."""
+    p = q = r = s = t = u = v = w = _all(np.float32(0))
+    rest = width % WIDTH
+    for j in range(0, width - rest, WIDTH):
+        y, soon = _load(x, start + j), j + ahead
+        _prefetch(weight, a + soon)
+        p = _add_product(p, y, _load(weight, a + j))
+        _prefetch(weight, b + soon)
+        q = _add_product(q, y, _load(weight, b + j))
+        _prefetch(weight, c + soon)
+        r = _add_product(r, y, _load(weight, c + j))
+        _prefetch(weight, d + soon)
+        s = _add_product(s, y, _load(weight, d + j))
+        _prefetch(weight, e + soon)
+        t = _add_product(t, y, _load(weight, e + j))
+        _prefetch(weight, f + soon)
+        u = _add_product(u, y, _load(weight, f + j))
+        _prefetch(weight, g + soon)
+        v = _add_product(v, y, _load(weight, g + j))
+        _prefetch(weight, h + soon)
+        w = _add_product(w, y, _load(weight, h + j))
     if rest:
-        end = width - WIDTH
-        b = _add_product(b, _load_last(x, start + end, rest), _load_last(weight, at + end, rest))
-    return _add(_add(a, b), _add(c, d))
+        j = width - WIDTH
+        y = _load_last(x, start + j, rest)
+        p = _add_product(p, y, _load_last(weight, a + j, rest))
+        q = _add_product(q, y, _load_last(weight, b + j, rest))
+        r = _add_product(r, y, _load_last(weight, c + j, rest))
+        s = _add_product(s, y, _load_last(weight, d + j, rest))
+        t = _add_product(t, y, _load_last(weight, e + j, rest))
+        u = _add_product(u, y, _load_last(weight, f + j, rest))
+        v = _add_product(v, y, _load_last(weight, g + j, rest))
+        w = _add_product(w, y, _load_last(weight, h + j, rest))
+    _store(sums, 0, _sums(p, q, r, s, t, u, v, w))
 
 
 @kernel
@@ -121,27 +137,16 @@ def product(weight, first, last, x, rows, step, width, out, into, leap):  # type
     sums = np.empty(TOGETHER, np.float32)
     near = last * width - AHEAD
     for i in range(first, last, TOGETHER):
-        count, at = min(TOGETHER, last - i), i * width
+        end = min(TOGETHER, last - i) - 1
+        at = i * width
+        # Past the end, the last row is multiplied again and left out.
+        b, c, d, e = at + min(1, end) * width, at + min(2, end) * width, at + min(3, end) * width, at + min(4, end) * width
+        f, g, h = at + min(5, end) * width, at + min(6, end) * width, at + min(7, end) * width
         ahead = AHEAD if at < near else AHEAD + leap
         for row in range(rows):
-            # Past the end, the last row is multiplied again and left out.
-            y, end = row * step, count - 1
-            a, b = _row(weight, at, x, y, width, ahead), _row(weight, at + min(1, end) * width, x, y, width, ahead)
-            c, d = (
-                _row(weight, at + min(2, end) * width, x, y, width, ahead),
-                _row(weight, at + min(3, end) * width, x, y, width, ahead),
-            )
-            e, f = (
-                _row(weight, at + min(4, end) * width, x, y, width, ahead),
-                _row(weight, at + min(5, end) * width, x, y, width, ahead),
-            )
-            g, h = (
-                _row(weight, at + min(6, end) * width, x, y, width, ahead),
-                _row(weight, at + min(7, end) * width, x, y, width, ahead),
-            )
-            _store(sums, 0, _sums(a, b, c, d, e, f, g, h))
+            _eight(weight, at, b, c, d, e, f, g, h, x, row * step, width, ahead, sums)
             place = into[row] + i - first
-            for k in range(count):
+            for k in range(end + 1):
                 out[place + k] = sums[k]
 
 
