@@ -77,13 +77,16 @@ class Steps:
 
         (rows, width), vocabulary = x.shape, self.head.shape[0]
         # Addresses are asked for at each step: a copy of this elsewhere has others.
-        places, sizes = np.array(
-            [
-                (*(weight.data_ptr() for weight in weights), key.data_ptr(), value.data_ptr(), key.shape[-2])
-                for weights, (key, value) in zip(self.blocks, (cache.make_room(1) for cache in caches), strict=True)
-            ],
-            kernel.PLACES,
-        ), np.array(self.sizes, kernel.SIZES)
+        places, sizes = (
+            np.array(
+                [
+                    (*(weight.data_ptr() for weight in weights), key.data_ptr(), value.data_ptr(), key.shape[-2])
+                    for weights, (key, value) in zip(self.blocks, (cache.make_room(1) for cache in caches), strict=True)
+                ],
+                kernel.PLACES,
+            ),
+            np.array(self.sizes, kernel.SIZES),
+        )
         position = caches[0].position
         positions = np.full(rows, position) if isinstance(position, int) else position.numpy()
         threads = torch.get_num_threads()

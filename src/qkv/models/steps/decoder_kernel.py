@@ -25,10 +25,10 @@ from qkv.backends.decode.kernel import (
 )
 from qkv.models.steps.kernel import AHEAD, look, norm, product
 
-PANEL = 2 * WIDTH
+PANEL = WIDTH
 """Rows of x that are computed side by side where they are many."""
 
-SIX = 6
+TWELVE = 12
 """Rows of a matrix that meet a panel at once: their sums and what they are made of fit into all registers."""
 
 BLOCK = 16
@@ -77,64 +77,59 @@ def _everywhere(typing: Any, array: Any, index: Any) -> Any:
 
 
 @kernel
-def _panel(weight, a, b, c, d, e, f, x, at, width, sums):  # type: ignore[no-untyped-def]
-    """Multiply six rows of a matrix and a panel of x: numbers that stand side by side are of different rows of x."""
-    a1 = b1 = c1 = d1 = e1 = f1 = a2 = b2 = c2 = d2 = e2 = f2 = _all(np.float32(0))
-    for first in range(0, width, WIDTH):
-        soon = first + AHEAD
-        _prefetch(weight, a + soon)
-        _prefetch(weight, b + soon)
-        _prefetch(weight, c + soon)
-        _prefetch(weight, d + soon)
-        _prefetch(weight, e + soon)
-        _prefetch(weight, f + soon)
-        for j in range(first, min(first + WIDTH, width)):
-            y, z = _load(x, at + j * PANEL), _load(x, at + j * PANEL + WIDTH)
-            w = _everywhere(weight, a + j)
-            a1, a2 = _add_product(a1, w, y), _add_product(a2, w, z)
-            w = _everywhere(weight, b + j)
-            b1, b2 = _add_product(b1, w, y), _add_product(b2, w, z)
-            w = _everywhere(weight, c + j)
-            c1, c2 = _add_product(c1, w, y), _add_product(c2, w, z)
-            w = _everywhere(weight, d + j)
-            d1, d2 = _add_product(d1, w, y), _add_product(d2, w, z)
-            w = _everywhere(weight, e + j)
-            e1, e2 = _add_product(e1, w, y), _add_product(e2, w, z)
-            w = _everywhere(weight, f + j)
-            f1, f2 = _add_product(f1, w, y), _add_product(f2, w, z)
-    _store(sums, 0, a1)
-    _store(sums, WIDTH, a2)
-    _store(sums, 2 * WIDTH, b1)
-    _store(sums, 3 * WIDTH, b2)
-    _store(sums, 4 * WIDTH, c1)
-    _store(sums, 5 * WIDTH, c2)
-    _store(sums, 6 * WIDTH, d1)
-    _store(sums, 7 * WIDTH, d2)
-    _store(sums, 8 * WIDTH, e1)
-    _store(sums, 9 * WIDTH, e2)
-    _store(sums, 10 * WIDTH, f1)
-    _store(sums, 11 * WIDTH, f2)
+def _panel(weight, first, x, at, width, sums):  # type: ignore[no-untyped-def]
+    """Multiply twelve rows of a matrix and a panel of x: numbers that stand side by side are of different rows of x."""
+    a = b = c = d = e = f = g = h = k = o = m = n = _all(np.float32(0))
+    # Processors add up to eight times a register to an address: so four of them point to all rows.
+    third, sixth, ninth = first + 3 * width, first + 6 * width, first + 9 * width
+    for start in range(0, width, WIDTH):
+        for row in range(TWELVE):
+            _prefetch(weight, first + row * width + start + AHEAD)
+        for j in range(start, min(start + WIDTH, width)):
+            y = _load(x, at + j * PANEL)
+            a = _add_product(a, y, _everywhere(weight, first + j))
+            b = _add_product(b, y, _everywhere(weight, first + width + j))
+            c = _add_product(c, y, _everywhere(weight, first + 2 * width + j))
+            d = _add_product(d, y, _everywhere(weight, third + j))
+            e = _add_product(e, y, _everywhere(weight, third + width + j))
+            f = _add_product(f, y, _everywhere(weight, third + 2 * width + j))
+            g = _add_product(g, y, _everywhere(weight, sixth + j))
+            h = _add_product(h, y, _everywhere(weight, sixth + width + j))
+            k = _add_product(k, y, _everywhere(weight, sixth + 2 * width + j))
+            o = _add_product(o, y, _everywhere(weight, ninth + j))
+            m = _add_product(m, y, _everywhere(weight, ninth + width + j))
+            n = _add_product(n, y, _everywhere(weight, ninth + 2 * width + j))
+    _store(sums, 0, a)
+    _store(sums, PANEL, b)
+    _store(sums, 2 * PANEL, c)
+    _store(sums, 3 * PANEL, d)
+    _store(sums, 4 * PANEL, e)
+    _store(sums, 5 * PANEL, f)
+    _store(sums, 6 * PANEL, g)
+    _store(sums, 7 * PANEL, h)
+    _store(sums, 8 * PANEL, k)
+    _store(sums, 9 * PANEL, o)
+    _store(sums, 10 * PANEL, m)
+    _store(sums, 11 * PANEL, n)
 
 
 @kernel
 def _in_panels(weight, first, last, x, rows, width, features, out):  # type: ignore[no-untyped-def]
     """Do what `products` does for so many rows that computing takes longer than reading."""
     panels = -(-rows // PANEL)
-    turned, sums = np.zeros(panels * width * PANEL, np.float32), np.empty(SIX * PANEL, np.float32)
+    turned, sums = np.zeros(panels * width * PANEL, np.float32), np.empty(TWELVE * PANEL, np.float32)
     for row in range(rows):
         at = row // PANEL * width * PANEL + row % PANEL
         for j in range(width):
             turned[at + j * PANEL] = x[row * width + j]
-    for i in range(first, last, SIX):
-        # Past the end, the last row is multiplied again and left out.
-        at, end = i * width, min(SIX, last - i) - 1
-        b, c, d = at + min(1, end) * width, at + min(2, end) * width, at + min(3, end) * width
-        e, f = at + min(4, end) * width, at + min(5, end) * width
+    for twelve in range(first, last, TWELVE):
+        # The last twelve may begin early: what they overlap they find again.
+        i = min(twelve, last - TWELVE)
         for panel in range(panels):
-            _panel(weight, at, b, c, d, e, f, turned, panel * width * PANEL, width, sums)
+            _panel(weight, i * width, turned, panel * width * PANEL, width, sums)
             for row in range(min(PANEL, rows - panel * PANEL)):
                 place = (panel * PANEL + row) * features + i
-                for k in range(end + 1):
+                for k in range(TWELVE):
                     out[place + k] = sums[k * PANEL + row]
 
 
@@ -164,7 +159,7 @@ def products(weight, first, last, x, rows, width, features, out):  # type: ignor
         product(weight, first, last, x, 1, width, width, out, np.full(1, first), 0)
         return
     # The last panel pays if it is nearly full.
-    start = (rows + PANEL // 4) // PANEL * PANEL
+    start = (rows + PANEL // 4) // PANEL * PANEL if last - first >= TWELVE else 0
     if start:
         _in_panels(weight, first, last, x, min(start, rows), width, features, out)
     _in_fours(weight, first, last, x, start, rows, width, features, out)

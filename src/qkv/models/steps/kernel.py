@@ -16,7 +16,6 @@ from qkv.backends.decode.kernel import (
     LINE,
     PAIR,
     WIDTH,
-    _add,
     _add_product,
     _all,
     _all_pair,
@@ -140,7 +139,12 @@ def product(weight, first, last, x, rows, step, width, out, into, leap):  # type
         end = min(TOGETHER, last - i) - 1
         at = i * width
         # Past the end, the last row is multiplied again and left out.
-        b, c, d, e = at + min(1, end) * width, at + min(2, end) * width, at + min(3, end) * width, at + min(4, end) * width
+        b, c, d, e = (
+            at + min(1, end) * width,
+            at + min(2, end) * width,
+            at + min(3, end) * width,
+            at + min(4, end) * width,
+        )
         f, g, h = at + min(5, end) * width, at + min(6, end) * width, at + min(7, end) * width
         ahead = AHEAD if at < near else AHEAD + leap
         for row in range(rows):
@@ -226,7 +230,9 @@ def _attend(normed, rows, width, place, size, positions, first, last, out, follo
             into[row] = ((row * heads + head) * capacity + positions[row]) * dim
         begin, end = 4 * start * width, 4 * stop * width
         to_cache = leap(place.value + end, place.keys + 4 * head * capacity * dim)
-        product(query, start, stop, normed, rows, width, width, asked, among, leap(place.query + end, place.key + begin))
+        product(
+            query, start, stop, normed, rows, width, width, asked, among, leap(place.query + end, place.key + begin)
+        )
         product(key, start, stop, normed, rows, width, width, keys, into, leap(place.key + end, place.value + begin))
         product(value, start, stop, normed, rows, width, width, values, into, to_cache)
         for row in range(rows):
@@ -239,7 +245,17 @@ def _attend(normed, rows, width, place, size, positions, first, last, out, follo
             after = place.query + end if head + 1 < last else following
             mixed = out[row * inner + start : row * inner + stop]
             this = asked[row * dim : row * dim + dim]
-            look(this, keys, values, begin, seen, dim, scores, mixed, leap(place.values + 4 * (begin + seen) * dim, after))
+            look(
+                this,
+                keys,
+                values,
+                begin,
+                seen,
+                dim,
+                scores,
+                mixed,
+                leap(place.values + 4 * (begin + seen) * dim, after),
+            )
 
 
 @kernel
