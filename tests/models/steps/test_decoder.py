@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import qkv
+from qkv.backends.threads import in_parallel
 from qkv.models.layers import batch_norm, layer_norm, no_positions, post_norm, pre_norm, rms_norm
 from qkv.models.steps.decoder import DecoderSteps, refuses
 from qkv.models.transformer import Transformer, TransformerConfig
@@ -41,10 +42,10 @@ def steps(model, tokens, rows):
 
 @pytest.mark.parametrize("placement", [pre_norm(), post_norm(), post_norm(layer_norm(epsilon=0.1))])
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("rows", [[0, 1], [0, 0, 0, 1, 1, 1], [1], [1] * 4])
+@pytest.mark.parametrize("rows", [[0, 1], [0, 0, 0, 1, 1, 1], [1], [1] * 4, [0] * 7 + [1] * 7, [0] * 21 + [1] * 21])
 def test_steps_equal_those_of_modules(rows, name, placement):
     model = draw(CONFIGS[name], placement=placement)
-    tokens = torch.randint(0, CONFIGS[name].vocabulary, (20, 6), generator=torch.Generator().manual_seed(1))
+    tokens = torch.randint(0, CONFIGS[name].vocabulary, (20, 42), generator=torch.Generator().manual_seed(1))
     found, state = steps(model, tokens, rows)
     assert state.steps
     exact = model.double()
@@ -57,20 +58,34 @@ def test_many_rows_are_left_to_the_modules_and_come_back(monkeypatch):
     model, calls = draw(), []
     call = DecoderSteps.__call__
     monkeypatch.setattr(DecoderSteps, "__call__", lambda *given: calls.append(1) or call(*given))
-    tokens = torch.randint(0, 50, (8, 20), generator=torch.Generator().manual_seed(1))
+    tokens = torch.randint(0, 50, (8, 80), generator=torch.Generator().manual_seed(1))
     state, found = model.start(SOURCE), []
-    state.reorder(torch.tensor([0] * 10 + [1] * 10))
+    state.reorder(torch.tensor([0] * 40 + [1] * 40))
     for at, step in enumerate(tokens):
         if at == 4:
             assert not calls
-            state.reorder(torch.tensor([0, 19]))
-        found.append(model.step(step[: 20 if at < 4 else 2, None], state))
+            state.reorder(torch.tensor([0, 79]))
+        found.append(model.step(step[: 80 if at < 4 else 2, None], state))
     assert len(calls) == 4
-    for row, start in ((0, 0), (1, 19)):
+    for row, start in ((0, 0), (1, 79)):
         target = torch.cat((tokens[:4, start], tokens[4:, row]))
         alone = model(Sequences.of([SOURCE.split()[row]]), Sequences.of([target]))
         wanted = model.predict_tokens(alone)
         torch.testing.assert_close(torch.stack([each[row] for each in found[4:]]), wanted[4:], rtol=1e-4, atol=1e-4)
+
+
+def test_threads_share_the_sources(monkeypatch):
+    model = draw()
+    tokens = torch.randint(0, 50, (8, 16), generator=torch.Generator().manual_seed(1))
+    rows = [0] * 8 + [1] * 8
+    alone, _ = steps(model, tokens, rows)
+    monkeypatch.setattr("qkv.models.steps.SHARED", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    shared = []
+    monkeypatch.setattr("qkv.models.steps.in_parallel", lambda *given: shared.append(given[1]) or in_parallel(*given))
+    together, _ = steps(model, tokens, rows)
+    assert set(shared) == {2, 3}
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
 
 
 CHOICES = {

@@ -4,6 +4,8 @@ A step of one token computes little and reads every weight. PyTorch's products o
 fraction of what memory gives, and the calls around them take as long again. The kernels here read at memory's speed.
 """
 
+import os
+import time
 from collections.abc import Callable, Sequence
 from typing import cast
 
@@ -23,7 +25,7 @@ MOST_ROWS = 8
 """Rows above which PyTorch's products, which then compute more than they read, are as fast."""
 
 SHARED = 1 << 21
-"""Numbers in a matrix from which on threads share its rows: asking them costs some 20 µs."""
+"""Numbers to read from which on threads share them: asking the threads costs some 20 µs."""
 
 NARROWEST = 16
 """Numbers in a register, at most: no head or row may be shorter."""
@@ -57,108 +59,89 @@ def _is_plain(norm: nn.Module) -> bool:
 
 
 class Steps:
-    """Blocks, the norm after them and the head, as the kernels take them: where they lie, without a copy."""
+    """Blocks, the norm after them and the head, as the kernel takes them: where they lie, without a copy."""
 
     def __init__(self, blocks: Sequence[nn.Module], norm: nn.LayerNorm, head: Tensor) -> None:
-        self.blocks = [_Step(cast(Block, block)) for block in blocks]
-        self.norm, self.head = _norm(norm), _flat(head)
-        self.vocabulary = head.shape[0]
+        self.blocks = [_weights(cast(Block, block)) for block in blocks]
+        self.sizes = [_sizes(cast(Block, block)) for block in blocks]
+        self.norm, self.epsilon = (norm.weight.detach(), norm.bias.detach()), norm.eps
+        self.head = head.detach()
+        self.numbers = head.numel() + sum(weight.numel() for block in self.blocks for weight in block)
 
     def __call__(
         self, x: Float[Tensor, "rows width"], caches: Sequence[GrowingCache]
     ) -> Float[Tensor, "rows vocabulary"]:
         """Take an embedded token of each row through all blocks, into the caches, and give the logits of the next."""
         from qkv.models.steps import kernel
+        from qkv.models.steps.board import new_board
 
-        rows, width = x.shape
-        stream = x.numpy().reshape(-1)
-        for block, cache in zip(self.blocks, caches, strict=True):
-            block(stream, rows, cache)
-        normed, logits = np.empty_like(stream), np.empty(rows * self.vocabulary, np.float32)
-        kernel.norm(stream, rows, width, *self.norm, normed)
-        starts = np.arange(rows) * self.vocabulary
-        _share(
-            lambda first, last: kernel.product(
-                self.head, first, last, normed, rows, width, width, logits, starts + first
+        (rows, width), vocabulary = x.shape, self.head.shape[0]
+        # Addresses are asked for at each step: a copy of this elsewhere has others.
+        places, sizes = (
+            np.array(
+                [
+                    (*(weight.data_ptr() for weight in weights), key.data_ptr(), value.data_ptr(), key.shape[-2])
+                    for weights, (key, value) in zip(self.blocks, (cache.make_room(1) for cache in caches), strict=True)
+                ],
+                kernel.PLACES,
             ),
-            self.vocabulary,
-            self.head.size,
+            np.array(self.sizes, kernel.SIZES),
         )
-        return torch.from_numpy(logits).view(rows, self.vocabulary)
-
-
-class _Step:
-    """A block, as the kernels take it."""
-
-    def __init__(self, block: Block) -> None:
-        attention, feed_forward = block.attention, block.feed_forward
-        self.heads, self.width = attention.heads, attention.query.in_features
-        self.dim = attention.query.out_features // self.heads
-        self.hidden = feed_forward.expand.out_features
-        self.attention_norm = _norm(block.attention_residual.norm)
-        self.feed_forward_norm = _norm(block.feed_forward_residual.norm)
-        self.read = [array for linear in (attention.query, attention.key, attention.value) for array in _linear(linear)]
-        self.output, self.expand = _linear(attention.output), _linear(feed_forward.expand)
-        self.contract = _linear(feed_forward.contract)
-        self.tanh = cast(nn.GELU, feed_forward.activation).approximate == "tanh"
-
-    def __call__(self, stream: np.ndarray, rows: int, cache: GrowingCache) -> None:
-        from qkv.models.steps import kernel
-
-        key, value = cache.make_room(1)
-        position, capacity = cache.position, key.shape[-2]
-        places = np.full(rows, position) if isinstance(position, int) else position.numpy()
-        keys, values = _flat(key), _flat(value)
-        cache.seen += 1
-        if not _pays(self.expand[0].size):
-            kernel.block(
-                stream, rows, self.width, *self.attention_norm, *self.read, keys, values, places, capacity,
-                self.heads, self.dim, *self.output, *self.feed_forward_norm, *self.expand, self.hidden, self.tanh,
-                *self.contract,
-            )  # fmt: skip
-            return
-        mixed, hidden = np.empty(rows * self.width, np.float32), np.empty(rows * self.hidden, np.float32)
-        _share(
-            lambda first, last: kernel.attend(
-                stream, rows, self.width, *self.attention_norm, *self.read, keys, values, places, capacity,
-                self.heads, self.dim, first, last, mixed,
+        position = caches[0].position
+        positions = np.full(rows, position) if isinstance(position, int) else position.numpy()
+        threads = torch.get_num_threads()
+        parts = threads if self.numbers >= SHARED else 1
+        board = new_board(kernel.PHASES * len(places) + 1, parts)
+        mixed = np.empty(rows * max(heads * dim for heads, dim, *_ in self.sizes), np.float32)
+        bent = np.empty(rows * max(hidden for _, _, hidden, *_ in self.sizes), np.float32)
+        stream, logits = x.reshape(-1).numpy(), np.empty(rows * vocabulary, np.float32)
+        norm = (*(tensor.data_ptr() for tensor in self.norm), self.epsilon)
+        together(
+            lambda part: kernel.step(
+                board, part, parts, stream, rows, width, places, sizes, positions,
+                *norm, self.head.data_ptr(), vocabulary, mixed, bent, logits,
             ),
-            self.heads,
-            3 * self.read[0].size,
+            parts,
         )  # fmt: skip
-        self._add(self.output, mixed, rows, self.width, stream)
-        _share(
-            lambda first, last: kernel.expand(
-                stream, rows, self.width, *self.feed_forward_norm, *self.expand, self.hidden, self.tanh,
-                first, last, hidden,
-            ),
-            self.hidden,
-            self.expand[0].size,
-        )  # fmt: skip
-        self._add(self.contract, hidden, rows, self.hidden, stream)
+        for cache in caches:
+            cache.seen += 1
+        return torch.from_numpy(logits).view(rows, vocabulary)
 
-    def _add(self, linear: tuple[np.ndarray, np.ndarray], x: np.ndarray, rows: int, width: int, to: np.ndarray) -> None:
-        from qkv.models.steps import kernel
 
-        _share(
-            lambda first, last: kernel.add(*linear, first, last, x, rows, width, to, self.width),
-            self.width,
-            linear[0].size,
-        )
+def together(work: Callable[[int], bool], parts: int) -> None:
+    """Call work(0) to work(parts − 1) on threads, each until it says that all is done."""
+
+    def persist(part: int) -> None:
+        while not work(part):
+            _give_way()
+
+    in_parallel(persist, parts)
+
+
+_give_way: Callable[[], None] = getattr(os, "sched_yield", lambda: time.sleep(0))
+
+
+def _weights(block: Block) -> list[Tensor]:
+    """List a block's weights in the order of the kernel."""
+    attention, feed_forward = block.attention, block.feed_forward
+    modules = (
+        *(block.attention_residual.norm, attention.query, attention.key, attention.value, attention.output),
+        *(block.feed_forward_residual.norm, feed_forward.expand, feed_forward.contract),
+    )
+    return [cast(Tensor, tensor).detach() for module in modules for tensor in (module.weight, module.bias)]
+
+
+def _sizes(block: Block) -> tuple[int, int, int, bool, float, float]:
+    attention, expand = block.attention, block.feed_forward.expand
+    dim, tanh = attention.query.out_features // attention.heads, block.feed_forward.activation.approximate == "tanh"
+    norms = (block.attention_residual.norm, block.feed_forward_residual.norm)
+    return (attention.heads, dim, expand.out_features, tanh, *(norm.eps for norm in norms))
 
 
 def _share(work: Callable[[int, int], object], count: int, numbers: int) -> None:
     """Call work(first, last) for all of 0..count, in parts on the threads where there are numbers enough to read."""
-    parts = min(torch.get_num_threads(), count) if _pays(numbers) else 1
-    if parts == 1:
-        work(0, count)
-        return
+    parts = min(torch.get_num_threads(), count) if numbers >= SHARED else 1
     in_parallel(lambda part: work(count * part // parts, count * (part + 1) // parts), parts)
-
-
-def _pays(numbers: int) -> bool:
-    """Say whether threads should share a matrix of so many numbers."""
-    return numbers >= SHARED and torch.get_num_threads() > 1
 
 
 def _flat(tensor: Tensor) -> np.ndarray:

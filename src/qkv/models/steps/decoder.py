@@ -16,8 +16,12 @@ from qkv.models.steps import NARROWEST, _flat, _is_plain, _linear, _norm, _share
 from qkv.scores.dot import scaled_dot
 from qkv.selections.soft import softmax
 
-MOST_ROWS = 16
-"""Rows above which PyTorch's products are as fast; up to here the kernels read a matrix once for four rows."""
+MOST_ROWS = 64
+"""Rows above which PyTorch's products are as fast."""
+
+
+SHARED_ROWS = 16
+"""Rows from which on threads share the sources: each then reads all weights, but computes longer than it reads."""
 
 
 def refuses(layers: Sequence[nn.Module], norm: nn.Module, head: Tensor) -> str | None:
@@ -55,6 +59,7 @@ class DecoderSteps:
         self.layers = [_Layer(layer) for layer in layers]
         self.norm = _norm(norm) if isinstance(norm, nn.LayerNorm) else None
         self.head, self.vocabulary = _flat(head), head.shape[0]
+        self.numbers = sum(parameter.numel() for layer in layers for parameter in layer.parameters())
 
     def __call__(
         self,
@@ -68,18 +73,31 @@ class DecoderSteps:
 
         rows, width = x.shape
         stream, sources = x.contiguous().numpy().reshape(-1), lengths.numpy()
-        for layer, cache, memory in zip(self.layers, caches, memories, strict=True):
-            layer(stream, rows, cache, memory, sources)
-        if self.norm is not None:
-            kernel.norm(stream, rows, width, *self.norm, stream)
-        logits = np.empty(rows * self.vocabulary, np.float32)
-        _share(
-            lambda first, last: decoder_kernel.products(
-                self.head, first, last, stream, rows, width, self.vocabulary, logits
-            ),
-            self.vocabulary,
-            self.head.size,
-        )
+        stores = [
+            (*cache.make_room(1), memory.key, memory.value) for cache, memory in zip(caches, memories, strict=True)
+        ]
+        logits, seen, share = np.empty(rows * self.vocabulary, np.float32), caches[0].seen, rows // len(sources)
+
+        def advance(first: int, last: int) -> None:
+            """Take the rows of the sources `first` to `last` through all layers."""
+            start, stop = first * share, last * share
+            mine = stream[start * width : stop * width]
+            for layer, (key, value, *memory) in zip(self.layers, stores, strict=True):
+                arrays = [_flat(each) for each in (key[start:stop], value[start:stop])]
+                arrays += [_flat(each[first:last].contiguous()) for each in memory]
+                layer(mine, stop - start, key.shape[-2], seen, memory[0].shape[-2], sources[first:last], *arrays)
+            if self.norm is not None:
+                kernel.norm(mine, stop - start, width, *self.norm, mine)
+
+        def predict(first: int, last: int) -> None:
+            decoder_kernel.products(self.head, first, last, stream, rows, width, self.vocabulary, logits)
+
+        # A matrix takes as long again for every four rows.
+        fours = -(-rows // 4)
+        _share(advance, len(sources), fours * self.numbers if rows >= SHARED_ROWS else 0)
+        _share(predict, self.vocabulary, fours * self.head.size)
+        for cache in caches:
+            cache.seen += 1
         return torch.from_numpy(logits).view(rows, self.vocabulary)
 
 
@@ -104,18 +122,25 @@ class _Layer:
             *_linear(feed_forward.contract),
         ]
 
-    def __call__(self, stream: np.ndarray, rows: int, cache: GrowingCache, memory: Memory, lengths: np.ndarray) -> None:
+    def __call__(
+        self,
+        stream: np.ndarray,
+        rows: int,
+        capacity: int,
+        seen: int,
+        longest: int,
+        lengths: np.ndarray,
+        *stores: np.ndarray,
+    ) -> None:
         from qkv.models.steps import decoder_kernel
 
-        key, value = cache.make_room(1)
-        keys, values = _flat(memory.key.contiguous()), _flat(memory.value.contiguous())
+        keys, values, memory_keys, memory_values = stores
         decoder_kernel.layer(
             stream, rows, *self.sizes, self.pre,
-            *self.own, _flat(key), _flat(value), key.shape[-2], cache.seen,
-            *self.across, keys, values, lengths, memory.key.shape[-2],
+            *self.own, keys, values, capacity, seen,
+            *self.across, memory_keys, memory_values, lengths, longest,
             *self.think,
         )  # fmt: skip
-        cache.seen += 1
 
 
 def _matrices(attention: MultiHead, *names: str) -> list[np.ndarray]:

@@ -1,12 +1,35 @@
 """The kernel of a decoder's step: one layer for all rows. Arrays are flat, row after row."""
 
 import math
+from typing import Any
 
 import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import types
 
 from qkv.backends.compiled import kernel
-from qkv.backends.decode.kernel import WIDTH, _add_product, _all, _load, _load_last, _prefetch, _store, _sums
-from qkv.models.steps.kernel import AHEAD, norm, product
+from qkv.backends.decode.kernel import (
+    PAIR,
+    WIDTH,
+    _add_product,
+    _all,
+    _load,
+    _load_last,
+    _pointer,
+    _prefetch,
+    _spread,
+    _store,
+    _sums,
+    _wide,
+    intrinsic,
+)
+from qkv.models.steps.kernel import AHEAD, look, norm, product
+
+PANEL = WIDTH
+"""Rows of x that are computed side by side where they are many."""
+
+TWELVE = 12
+"""Rows of a matrix that meet a panel at once: their sums and what they are made of fit into all registers."""
 
 BLOCK = 16
 """Rows of a matrix that stay in the first cache while all rows of x meet them."""
@@ -43,16 +66,80 @@ def _tile(weight, i, second, x, a, b, c, d, width, sums):  # type: ignore[no-unt
     _store(sums, 0, _sums(a1, b1, c1, d1, a2, b2, c2, d2))
 
 
+@intrinsic
+def _everywhere(typing: Any, array: Any, index: Any) -> Any:
+    """array[index] in every place."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
+        return _spread(builder, builder.load(_pointer(context, builder, signature, arguments)), WIDTH)
+
+    return _wide(array, types.intp), generate
+
+
 @kernel
-def products(weight, first, last, x, rows, width, features, out):  # type: ignore[no-untyped-def]
-    """out[row · features + i] = weight[i] · x[row] for the matrix's rows `first` to `last`."""
-    if rows == 1:
-        product(weight, first, last, x, 1, width, width, out, np.full(1, first))
-        return
+def _panel(weight, first, x, at, width, sums):  # type: ignore[no-untyped-def]
+    """Multiply twelve rows of a matrix and a panel of x: numbers that stand side by side are of different rows of x."""
+    a = b = c = d = e = f = g = h = k = o = m = n = _all(np.float32(0))
+    # Processors add up to eight times a register to an address: so four of them point to all rows.
+    third, sixth, ninth = first + 3 * width, first + 6 * width, first + 9 * width
+    for start in range(0, width, WIDTH):
+        for row in range(TWELVE):
+            _prefetch(weight, first + row * width + start + AHEAD)
+        for j in range(start, min(start + WIDTH, width)):
+            y = _load(x, at + j * PANEL)
+            a = _add_product(a, y, _everywhere(weight, first + j))
+            b = _add_product(b, y, _everywhere(weight, first + width + j))
+            c = _add_product(c, y, _everywhere(weight, first + 2 * width + j))
+            d = _add_product(d, y, _everywhere(weight, third + j))
+            e = _add_product(e, y, _everywhere(weight, third + width + j))
+            f = _add_product(f, y, _everywhere(weight, third + 2 * width + j))
+            g = _add_product(g, y, _everywhere(weight, sixth + j))
+            h = _add_product(h, y, _everywhere(weight, sixth + width + j))
+            k = _add_product(k, y, _everywhere(weight, sixth + 2 * width + j))
+            o = _add_product(o, y, _everywhere(weight, ninth + j))
+            m = _add_product(m, y, _everywhere(weight, ninth + width + j))
+            n = _add_product(n, y, _everywhere(weight, ninth + 2 * width + j))
+    _store(sums, 0, a)
+    _store(sums, PANEL, b)
+    _store(sums, 2 * PANEL, c)
+    _store(sums, 3 * PANEL, d)
+    _store(sums, 4 * PANEL, e)
+    _store(sums, 5 * PANEL, f)
+    _store(sums, 6 * PANEL, g)
+    _store(sums, 7 * PANEL, h)
+    _store(sums, 8 * PANEL, k)
+    _store(sums, 9 * PANEL, o)
+    _store(sums, 10 * PANEL, m)
+    _store(sums, 11 * PANEL, n)
+
+
+@kernel
+def _in_panels(weight, first, last, x, rows, width, features, out):  # type: ignore[no-untyped-def]
+    """Do what `products` does for so many rows that computing takes longer than reading."""
+    panels = -(-rows // PANEL)
+    turned, sums = np.zeros(panels * width * PANEL, np.float32), np.empty(TWELVE * PANEL, np.float32)
+    for row in range(rows):
+        at = row // PANEL * width * PANEL + row % PANEL
+        for j in range(width):
+            turned[at + j * PANEL] = x[row * width + j]
+    for twelve in range(first, last, TWELVE):
+        # The last twelve may begin early: what they overlap they find again.
+        i = min(twelve, last - TWELVE)
+        for panel in range(panels):
+            _panel(weight, i * width, turned, panel * width * PANEL, width, sums)
+            for row in range(min(PANEL, rows - panel * PANEL)):
+                place = (panel * PANEL + row) * features + i
+                for k in range(TWELVE):
+                    out[place + k] = sums[k * PANEL + row]
+
+
+@kernel
+def _in_fours(weight, first, last, x, start, rows, width, features, out):  # type: ignore[no-untyped-def]
+    """Do what `products` does for the rows of x from `start` on."""
     sums, end = np.empty(8, np.float32), rows - 1
     for block in range(first, last, BLOCK):
         stop = min(block + BLOCK, last)
-        for a in range(0, rows, 4):
+        for a in range(start, rows, 4):
             # Past the end, the last row is multiplied again.
             b, c, d = min(a + 1, end), min(a + 2, end), min(a + 3, end)
             for i in range(block, stop, 2):
@@ -66,6 +153,19 @@ def products(weight, first, last, x, rows, width, features, out):  # type: ignor
 
 
 @kernel
+def products(weight, first, last, x, rows, width, features, out):  # type: ignore[no-untyped-def]
+    """out[row · features + i] = weight[i] · x[row] for the matrix's rows `first` to `last`."""
+    if rows == 1:
+        product(weight, first, last, x, 1, width, width, out, np.full(1, first), 0)
+        return
+    # The last panel pays if it is nearly full.
+    start = (rows + PANEL // 4) // PANEL * PANEL if last - first >= TWELVE else 0
+    if start:
+        _in_panels(weight, first, last, x, min(start, rows), width, features, out)
+    _in_fours(weight, first, last, x, start, rows, width, features, out)
+
+
+@kernel
 def linear(weight, bias, features, x, rows, width):  # type: ignore[no-untyped-def]
     """Give W x + b of each row."""
     out = np.empty(rows * features, np.float32)
@@ -75,24 +175,6 @@ def linear(weight, bias, features, x, rows, width):  # type: ignore[no-untyped-d
         for i in range(features):
             out[at + i] += bias[i]
     return out
-
-
-@kernel
-def _look(asked, keys, values, begin, seen, dim, scores, mixed):  # type: ignore[no-untyped-def]
-    """Let one query of one head attend to the keys from row `begin` of their matrix on."""
-    product(keys, begin, begin + seen, asked, 1, 0, dim, scores, np.zeros(1, np.int64))
-    scale, peak, total = np.float32(1 / math.sqrt(dim)), np.float32(-np.inf), np.float32(0)
-    for j in range(seen):
-        scores[j] *= scale
-        peak = max(peak, scores[j])
-    for j in range(seen):
-        scores[j] = np.exp(scores[j] - peak)
-        total += scores[j]
-    mixed[:] = 0
-    for j in range(seen):
-        share, at = scores[j] / total, (begin + j) * dim
-        for i in range(dim):
-            mixed[i] += share * values[at + i]
 
 
 @kernel
@@ -128,9 +210,10 @@ def layer(  # type: ignore[no-untyped-def]
     The new keys and values go into the caches at `position`; the stream is advanced in place.
     """
     inner, share = heads * dim, rows // len(lengths)
-    scores, mixed = np.empty(max(capacity, longest), np.float32), np.empty(rows * inner, np.float32)
+    scores, mixed = np.empty(max(capacity, longest) + PAIR, np.float32), np.empty(rows * inner, np.float32)
+    scale = np.float32(1 / math.sqrt(dim))
     read = _read(stream, norm1, shift1, epsilon1, rows, width, pre)
-    asked = linear(query, query_bias, inner, read, rows, width)
+    asked = linear(query, query_bias, inner, read, rows, width) * scale
     known, told = linear(key, key_bias, inner, read, rows, width), linear(value, value_bias, inner, read, rows, width)
     for row in range(rows):
         for head in range(heads):
@@ -138,16 +221,16 @@ def layer(  # type: ignore[no-untyped-def]
             new = (begin + position) * dim
             keys[new : new + dim] = known[at : at + dim]
             values[new : new + dim] = told[at : at + dim]
-            _look(asked[at : at + dim], keys, values, begin, position + 1, dim, scores, mixed[at : at + dim])
+            look(asked[at : at + dim], keys, values, begin, position + 1, dim, scores, mixed[at : at + dim], 0)
     _add(stream, linear(output, output_bias, width, mixed, rows, inner), norm1, shift1, epsilon1, rows, width, pre)
     read = _read(stream, norm2, shift2, epsilon2, rows, width, pre)
-    asked = linear(ask, ask_bias, inner, read, rows, width)
+    asked = linear(ask, ask_bias, inner, read, rows, width) * scale
     for row in range(rows):
         source = row // share
         for head in range(heads):
             at, begin = row * inner + head * dim, (source * heads + head) * longest
             out = mixed[at : at + dim]
-            _look(asked[at : at + dim], memory_keys, memory_values, begin, lengths[source], dim, scores, out)
+            look(asked[at : at + dim], memory_keys, memory_values, begin, lengths[source], dim, scores, out, 0)
     _add(stream, linear(tell, tell_bias, width, mixed, rows, inner), norm2, shift2, epsilon2, rows, width, pre)
     read = _read(stream, norm3, shift3, epsilon3, rows, width, pre)
     between = linear(expand, expand_bias, hidden, read, rows, width)
