@@ -14,7 +14,8 @@ import torch
 
 import qkv
 from qkv.errors import ArgumentError, FileError, KindError, UnsupportedError
-from qkv.lens.index import Words, plan, words
+from qkv.lens.index import Words
+from qkv.lens.indexing import plan, words
 from qkv.lens.reading import read
 
 TEXTS = [
@@ -145,19 +146,19 @@ LONG = [f"click {'the ' * (number % 5)}mouse cat" for number in range(40)]
 CRASH = """
 import os, signal, sys, torch, qkv
 from tokenizers import Tokenizer
-from qkv.lens import index
-index.PART, index.TOKENS = 2, 8
+from qkv.lens import batches, indexing, sentences
+sentences.PART, batches.TOKENS = 2, 8
 torch.manual_seed(0)
 bert = qkv.Bert(qkv.BertConfig(13, width=8, layers=2, heads=2, feed_forward=16, positions=64))
 texts = [f"click {'the ' * (number % 5)}mouse cat" for number in range(40)]
 tell = lambda done, total: done >= 13 and os.kill(os.getpid(), signal.SIGKILL)
-index.words(sys.argv[2], texts, bert, Tokenizer.from_file(sys.argv[1]), most=30, tell=tell)
+indexing.words(sys.argv[2], texts, bert, Tokenizer.from_file(sys.argv[1]), most=30, tell=tell)
 """
 
 
 def test_an_index_goes_on_after_a_crash_bit_for_bit(bert, tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr("qkv.lens.index.PART", 2)
-    monkeypatch.setattr("qkv.lens.index.TOKENS", 8)
+    monkeypatch.setattr("qkv.lens.sentences.PART", 2)
+    monkeypatch.setattr("qkv.lens.batches.TOKENS", 8)
     whole = words(tmp_path / "whole", LONG, bert, tokenizer, most=30)
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     command = [sys.executable, "-c", CRASH, tmp_path / "tokenizer.json", tmp_path / "broken"]
