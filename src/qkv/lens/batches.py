@@ -15,7 +15,7 @@ from qkv.lens.running import hidden_states
 from qkv.lens.sentences import Sentence
 
 TOKENS = 1024
-"""Tokens of a batch, at most: more than the processor's caches hold are slower, and so are too few."""
+"""Tokens of a batch, at most: a fourth of them cost more each, and four times as many no less."""
 
 
 @contextmanager

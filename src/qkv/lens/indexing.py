@@ -228,11 +228,11 @@ class Plan:
             for at, one in enumerate(part.sentences, progress["sentences"])
             for word, which in one.words
         ]
-        written: dict[str, bytes | np.ndarray] = {
-            TEXTS: b"".join(texts),
-            EDGES: progress["bytes"] + np.cumsum([len(text) for text in texts], dtype=np.int64),
-            PLACES: np.array(rows, PLACE),
-            **dict(zip(map(layer_file, self.made_of["layers"]), coming.vectors, strict=True)),
+        edges = progress["bytes"] + np.cumsum([len(text) for text in texts], dtype=np.int64)
+        written = {TEXTS: b"".join(texts), EDGES: edges.data, PLACES: np.array(rows, PLACE).data}
+        # Nothing is copied that is as large as this.
+        written |= {
+            layer_file(layer): each.data for layer, each in zip(self.made_of["layers"], coming.vectors, strict=True)
         }
         for name, content in written.items():
             with open(self.growing / name, "ab") as file:
