@@ -56,6 +56,13 @@ def model():
     return TinyModel()
 
 
+@pytest.fixture
+def bert():
+    torch.manual_seed(0)
+    config = qkv.BertConfig(13, width=8, layers=2, heads=2, feed_forward=16, positions=64)
+    return qkv.Bert(config).eval()
+
+
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
 
 

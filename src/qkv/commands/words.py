@@ -7,7 +7,7 @@ from rich.console import Console
 
 from qkv.commands.trained import load_any
 from qkv.errors import ArgumentError, FileError, must
-from qkv.lens.index import plan
+from qkv.lens.indexing import plan
 from qkv.lens.printable import printable
 from qkv.lens.progress import progress
 from qkv.models.pretrained import default_folder

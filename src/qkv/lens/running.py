@@ -107,6 +107,14 @@ def hidden_states(
     return found(input_ids=tokens.to(found.device), output_hidden_states=True).hidden_states
 
 
+def positions_of(model: nn.Module) -> int:
+    """Tell how many tokens a model reads at once."""
+    config = getattr(model, "config", None)
+    found = [getattr(model, "positions", None)]
+    found += [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions")]
+    return next((one for one in found if isinstance(one, int) and one > 0), 512)
+
+
 def _of_transformers(function: str, model: Any) -> Any:
     if not hasattr(getattr(model, "config", None), "is_encoder_decoder"):
         rule = "be a Bert or Gpt of qkv, or a model of transformers"
