@@ -168,6 +168,16 @@ def test_dropout_drops_the_very_pairs_of_the_definition() -> None:
         assert torch.equal(weights[0] == 0, weights[1] == 0)
 
 
+def test_cuts_of_other_widths_take_other_groups_of_heads() -> None:
+    # The last band has 4 rows: its wide cuts take 4 heads at once, its narrow one takes 9, and begins anew with the tenth.
+    inputs = [numbers(2, 12, count, 8, seed=count) for count in (20, 200, 200)]
+    for choices in ({"dropout": 0.3}, {"mask": ~qkv.window(5), "dropout": 0.1}, {"bias": qkv.alibi(12)}):
+        output, gradients = run(inputs, choices, "stream", torch.float64)
+        exact, exact_gradients = run(inputs, choices, "reference", torch.float64)
+        for found, wanted in zip((output, *gradients), (exact, *exact_gradients), strict=True):
+            torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
+
+
 def test_large_scores_lose_nothing() -> None:
     inputs = [x * scale for x, scale in zip(tensors(), (100, 100, 1), strict=True)]
     ours, right = (run(inputs, {"dropout": 0.1}, impl, torch.float32) for impl in ("stream", "reference"))

@@ -219,7 +219,8 @@ class _Tiles:
         scores = self.scores[: math.prod(shape)].view(shape)
         bend = None if self.bend is None else self.bend[: scores.numel()].view(shape)
         first = (batch, head) not in self.begun
-        self.begun.add((batch, head))
+        # Another cut's width may begin its groups at other heads.
+        self.begun.update((batch, each) for each in range(head, head + heads))
         tile = Tile(scores, bend, batch, head, band, start, stop, self.lead[1], first)
         scale = task.scale / task.cap if task.cap else task.scale
         torch.baddbmm(scores, tile.rows(self.query), tile.keys(self.key).mT, beta=0, alpha=scale, out=scores)
