@@ -262,5 +262,5 @@ LAB = Lab(
         "associative recall after the same number of steps, a point a seed, the mean of its models.",
         "左：权重对分数、对查询的导数范数，16 个键；空心为缩放。右：相同步数后的联想回忆正确率，每点一个种子，取其各模型的均值。",
     ),
-    seconds=20.0,
+    seconds=65.0,
 )
