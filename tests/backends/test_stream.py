@@ -185,6 +185,32 @@ def test_large_scores_lose_nothing() -> None:
     assert_within(ours[0], exact[0], right[0], inputs[2].float())
 
 
+def test_finite_numbers_whose_sum_is_not_are_no_concern() -> None:
+    query, key, value = (x.float() for x in tensors())
+    value = value.abs() * 1e36
+    assert value.sum() == torch.inf
+    ours, right = (run([query, key, value], {"dropout": 0.1}, impl, torch.float32) for impl in ("stream", "reference"))
+    torch.testing.assert_close(ours[0], right[0], rtol=1e-5, atol=1e31)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_heads_may_lie_between_the_positions(shared: bool) -> None:
+    """As a module's do: then the output and the gradients lie so too, and joining the heads copies nothing."""
+    wide = numbers(2, KEYS, 3, HEADS * 6)
+    leaves = [x.unflatten(-1, (HEADS, 6)).transpose(1, 2).requires_grad_() for x in wide.unbind(2)]
+    choices: dict[str, Any] = {"mask": qkv.causal(), "dropout": 0.2}
+    if not shared:
+        leaves = [x.detach().contiguous().requires_grad_() for x in leaves]
+    found = []
+    for impl in ("stream", "reference"):
+        torch.manual_seed(3)
+        output = qkv.attend(*leaves, **choices, impl=impl)
+        found.append((output, *torch.autograd.grad(output.square().sum(), leaves)))
+    for ours, right in zip(*found, strict=True):
+        torch.testing.assert_close(ours, right, rtol=1e-11, atol=1e-11)
+        assert (ours.transpose(1, 2) if shared else ours).is_contiguous()
+
+
 def test_a_map_knows_the_rows_that_were_streamed() -> None:
     query, key, value = tensors()
     for choices in ({"mask": qkv.window(9, offset=-5)}, {"select": qkv.sink(torch.tensor([0.5]).double())}):

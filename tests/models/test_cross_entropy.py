@@ -4,12 +4,13 @@ import math
 
 import pytest
 import torch
+from budget import assert_gradients_within, assert_within
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from qkv import errors
-from qkv.models.cross_entropy import cross_entropy
+from qkv.models.cross_entropy import MANY, cross_entropy
 
 
 def draw(places=7, width=5, vocabulary=11, dtype=torch.float64):
@@ -50,6 +51,26 @@ def test_equals_pytorch(biased, chunk, smoothing):
         torch.autograd.grad(ours * 3, learned), torch.autograd.grad(theirs * 3, learned), strict=True
     ):
         torch.testing.assert_close(got, wanted, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_many_logits_within_the_budget(threads, smoothing):
+    drawn, before = draw(places=70, width=8, vocabulary=MANY // 50, dtype=torch.float32), torch.get_num_threads()
+    wide = [x.detach().double().requires_grad_() if x.is_floating_point() else x for x in drawn]
+    torch.set_num_threads(threads)
+    try:
+        ours = cross_entropy(*drawn, smoothing=smoothing)
+        found = torch.autograd.grad(ours, (drawn[0], drawn[1], drawn[3]))
+    finally:
+        torch.set_num_threads(before)
+    (right, exact), (rough, similar) = (
+        (loss, torch.autograd.grad(loss, (some[0], some[1], some[3])))
+        for some in (wide, drawn)
+        for loss in [plain(*some, smoothing)]
+    )
+    assert_within(ours[None], right[None], rough[None])
+    assert_gradients_within(found, exact, similar)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from qkv.backends.threads import in_parallel
 from qkv.core.call import exact
 from qkv.core.checks import (
     autocasts,
@@ -31,6 +32,9 @@ from qkv.errors import ArgumentError, ShapeError, UnsupportedError, must
 
 LOGITS = 1 << 21
 """Logits in a chunk: enough for products at full speed, few enough to stay in the last cache."""
+
+MANY = 1 << 15
+"""Logits in a chunk from which on the kernel saves more than calling it costs."""
 
 
 def cross_entropy(
@@ -91,16 +95,15 @@ class _CrossEntropy(torch.autograd.Function):
                 logits = (inner @ matrix.T).to(whole)
                 if shift is not None:
                     logits += shift
-                logs = logits.log_softmax(-1)
-                del logits
-                likely = logs.gather(-1, target).squeeze(-1)
+                likely = logits.gather(-1, target).squeeze(-1)
                 if smoothing:
-                    likely = (1 - smoothing) * likely + smoothing * logs.mean(-1)
-                total -= torch.where(counts, likely, 0).sum()
+                    likely = (1 - smoothing) * likely + smoothing * logits.mean(-1)
+                above, peak, rest = _softmax(logits)
+                del logits
+                total -= torch.where(counts, likely - peak - rest, 0).sum()
                 if above_weight is None or above_hidden is None:
                     continue
-                # In place, logs become the gradients of the logits.
-                above = logs.exp_()
+                # In place, the softmax becomes the gradients of the logits.
                 if smoothing:
                     above -= smoothing / vocabulary
                 above.scatter_add_(-1, target, torch.full_like(target, smoothing - 1.0, dtype=whole))
@@ -128,6 +131,22 @@ class _CrossEntropy(torch.autograd.Function):
             for above, x in ((above_hidden, hidden), (above_weight, weight), (above_bias, bias))
         ]
         return found[0], found[1], None, found[2], None, None, None
+
+
+def _softmax(
+    logits: Float[Tensor, "places vocabulary"],
+) -> tuple[Float[Tensor, "places vocabulary"], Float[Tensor, " places"], Float[Tensor, " places"]]:
+    """Give the softmax, where it may in the logits' place, and each row's peak and log Σ exp(logit − peak)."""
+    if logits.dtype != torch.float32 or logits.numel() < MANY or not readable(logits):
+        likely = logits.softmax(-1)
+        return likely, logits.amax(-1), -likely.amax(-1).log()
+    from qkv.models import pointwise
+
+    places, parts = logits.shape[0], torch.get_num_threads()
+    peak, rest = logits.new_empty(places), logits.new_empty(places)
+    flat = [x.numpy() for x in (logits, peak, rest)]
+    in_parallel(lambda part: pointwise.softmax(*flat, places * part // parts, places * (part + 1) // parts), parts)
+    return logits, peak, rest
 
 
 def _check(

@@ -26,6 +26,7 @@ from qkv.models.layers import (
     Block,
     Dropout,
     Encoded,
+    Gelu,
     MakesScore,
     MakesSelection,
     Placement,
@@ -143,7 +144,7 @@ class Gpt(nn.Module):
         self.layers = nn.ModuleList(
             Block(
                 config.width, config.heads, config.feed_forward, placement,
-                activation=nn.GELU("tanh" if config.tanh_gelu else "none"),
+                activation=Gelu("tanh" if config.tanh_gelu else "none"),
                 dropout=config.dropout, attention_dropout=config.attention_dropout,
                 positions=turning(positions), score=score, select=select,
             )

@@ -266,9 +266,7 @@ class _Shown:
             return
         batch = tile.batch if self.seen.shape[0] > 1 else 0
         heads = slice(tile.head, tile.head + tile.scores.shape[0]) if self.seen.shape[1] > 1 else slice(0, 1)
-        numba.hide(
-            tile.scores.numpy(), tile.start, *(side[batch, heads].numpy() for side in (self.begin, self.end))
-        )
+        numba.hide(tile.scores.numpy(), tile.start, *(side[batch, heads].numpy() for side in (self.begin, self.end)))
 
 
 def _bias_tile(bias: Bias, rows: Tensor, columns: Tensor, grid: Grid) -> Tensor:
