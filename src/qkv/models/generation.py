@@ -218,7 +218,7 @@ def beam_search(
     count = beams * (1 + max(1, stops.numel()))
     for length in range(1, new + 1):
         likely = logits.float().log_softmax(-1).view(texts, -1, logits.shape[-1])
-        scores = likely.add_(open_scores[..., None]).flatten(1)
+        scores = (open_scores[..., None] + likely).flatten(1)
         scores, index = scores.topk(min(count, scores.shape[-1]), -1)
         parent, token = index // logits.shape[-1], index % logits.shape[-1]
         grown = opened.gather(1, parent[..., None].expand(-1, -1, new))

@@ -9,8 +9,8 @@ import torch
 
 from qkv.models.generation import generate
 from qkv.models.gpt import Gpt, GptConfig
-from qkv.models.steps import together
 from qkv.models.steps.board import finish, new_board, take, wait
+from qkv.models.steps.company import Company
 
 
 def test_a_part_is_taken_once_and_a_phase_ends_with_its_parts():
@@ -22,13 +22,6 @@ def test_a_part_is_taken_once_and_a_phase_ends_with_its_parts():
     assert wait(board, 1, 1) and not wait(board, 1, 2)
     finish(board, 1)
     assert wait(board, 1, 2) and not wait(board, 0, 1)
-
-
-def test_who_is_not_done_is_called_again(monkeypatch):
-    calls, rests = [], []
-    monkeypatch.setattr("qkv.models.steps._give_way", lambda: rests.append(1))
-    together(lambda part: calls.append(part) or len(calls) >= 3, 1)
-    assert calls == [0, 0, 0] and len(rests) == 2
 
 
 def test_one_thread_waits_for_what_another_has_begun():
@@ -44,7 +37,7 @@ def test_one_thread_waits_for_what_another_has_begun():
             finish(board, 0)
         return wait(board, 0, 2)
 
-    threads = [Thread(target=together, args=(lambda _, part=part: work(part), 1)) for part in (0, 1)]
+    threads = [Thread(target=Company().work, args=(lambda _, part=part: work(part), 1, 1)) for part in (0, 1)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -4,8 +4,6 @@ A step of one token computes little and reads every weight. PyTorch's products o
 fraction of what memory gives, and the calls around them take as long again. The kernels here read at memory's speed.
 """
 
-import os
-import time
 from collections.abc import Callable, Sequence
 from typing import cast
 
@@ -18,6 +16,7 @@ from qkv.backends.threads import in_parallel
 from qkv.core.checks import are_concrete, autocasts
 from qkv.mechanisms.cache import GrowingCache
 from qkv.models.layers import Block, PreResidual
+from qkv.models.steps.company import Company
 from qkv.scores.dot import scaled_dot
 from qkv.selections.soft import softmax
 
@@ -65,7 +64,7 @@ class Steps:
         self.blocks = [_weights(cast(Block, block)) for block in blocks]
         self.sizes = [_sizes(cast(Block, block)) for block in blocks]
         self.norm, self.epsilon = (norm.weight.detach(), norm.bias.detach()), norm.eps
-        self.head = head.detach()
+        self.head, self.company = head.detach(), Company()
         self.numbers = head.numel() + sum(weight.numel() for block in self.blocks for weight in block)
 
     def __call__(
@@ -89,36 +88,23 @@ class Steps:
         )
         position = caches[0].position
         positions = np.full(rows, position) if isinstance(position, int) else position.numpy()
-        threads = torch.get_num_threads()
-        parts = threads if self.numbers >= SHARED else 1
+        parts = self.company.size() if self.numbers >= SHARED else 1
         board = new_board(kernel.PHASES * len(places) + 1, parts)
         mixed = np.empty(rows * max(heads * dim for heads, dim, *_ in self.sizes), np.float32)
         bent = np.empty(rows * max(hidden for _, _, hidden, *_ in self.sizes), np.float32)
         stream, logits = x.reshape(-1).numpy(), np.empty(rows * vocabulary, np.float32)
         norm = (*(tensor.data_ptr() for tensor in self.norm), self.epsilon)
-        together(
+        self.company.work(
             lambda part: kernel.step(
                 board, part, parts, stream, rows, width, places, sizes, positions,
                 *norm, self.head.data_ptr(), vocabulary, mixed, bent, logits,
             ),
             parts,
+            rows,
         )  # fmt: skip
         for cache in caches:
             cache.seen += 1
         return torch.from_numpy(logits).view(rows, vocabulary)
-
-
-def together(work: Callable[[int], bool], parts: int) -> None:
-    """Call work(0) to work(parts − 1) on threads, each until it says that all is done."""
-
-    def persist(part: int) -> None:
-        while not work(part):
-            _give_way()
-
-    in_parallel(persist, parts)
-
-
-_give_way: Callable[[], None] = getattr(os, "sched_yield", lambda: time.sleep(0))
 
 
 def _weights(block: Block) -> list[Tensor]:
@@ -132,10 +118,10 @@ def _weights(block: Block) -> list[Tensor]:
 
 
 def _sizes(block: Block) -> tuple[int, int, int, bool, float, float]:
-    attention, expand = block.attention, block.feed_forward.expand
-    dim, tanh = attention.query.out_features // attention.heads, block.feed_forward.activation.approximate == "tanh"
-    norms = (block.attention_residual.norm, block.feed_forward_residual.norm)
-    return (attention.heads, dim, expand.out_features, tanh, *(norm.eps for norm in norms))
+    attention, feed_forward = block.attention, block.feed_forward
+    dim, tanh = attention.query.out_features // attention.heads, cast(nn.GELU, feed_forward.activation).approximate
+    first, second = (cast(nn.LayerNorm, each.norm) for each in (block.attention_residual, block.feed_forward_residual))
+    return attention.heads, dim, feed_forward.expand.out_features, tanh == "tanh", first.eps, second.eps
 
 
 def _share(work: Callable[[int, int], object], count: int, numbers: int) -> None:
