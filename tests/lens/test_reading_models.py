@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 import qkv
 from qkv.commands.trained import load_any
 from qkv.errors import ArgumentError, FileError, UnsupportedError
+from qkv.integrations.architectures import load_architecture
 from qkv.lens.reading import read
 from qkv.lens.see import see
 from qkv.models.captioner import Captioner, CaptionerConfig
@@ -163,7 +164,13 @@ def test_folders_that_are_no_models_say_what_is_wrong(tmp_path):
     )  # fmt: skip
     tiny(PICTURES["vit"]).save_pretrained(folder)
     found = json.loads(config.read_text()) | {"num_hidden_layers": 3}
-    refused(FileError, r"must hold all tensors of its model; got missing .*and \d+ more$", **found)
+    refused(
+        UnsupportedError,
+        r"^see: the model in .* must read text; got ViTModel \(qkv see --model FOLDER PICTURE\.png shows what it sees",
+        **found,
+    )  # fmt: skip
+    with pytest.raises(FileError, match=r"must hold all tensors of its model; got missing .*and \d+ more$"):
+        load_architecture(folder)
 
 
 def test_without_transformers(tmp_path, monkeypatch):

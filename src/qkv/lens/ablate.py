@@ -28,7 +28,7 @@ from qkv.errors import ArgumentError, KindError, must
 from qkv.lens.calls import Call, Run, intercepted
 from qkv.lens.heads import ORDERS, Text
 from qkv.lens.heads import measure as habits_of
-from qkv.lens.running import Batch, can_repeat, last_vectors, logits, parts_of, repeat, run, still
+from qkv.lens.running import Batch, can_repeat, last_vectors, logits, repeat, run, still
 from qkv.masks.dense import dense_mask
 from qkv.positions.dense import dense_bias
 
@@ -317,10 +317,13 @@ def effects(
     Raises: ArgumentError if no attention of the model can be met; as the measure.
     """
     sites: dict[str, list[Effect]] = {}
+    tokens = 1
 
     def look(call: Call, run: Run) -> Tensor:
+        nonlocal tokens
         if call.name not in sites:
             sites[call.name] = _habits(call, text)
+            tokens = max(tokens, call.query.shape[:-3].numel() * call.query.shape[-2])
         return run()
 
     with still(model):
@@ -330,7 +333,7 @@ def effects(
             why = "; ".join(lens.refused.values())
             raise ArgumentError(must("effects", "model", "have attention that qkv can meet", "none", why))
         rows = [row for some in sites.values() for row in some]
-        copies = max(1, AT_ONCE // max(1, _tokens(batch))) if measure.by_example and can_repeat(batch) else 1
+        copies = max(1, AT_ONCE // tokens) if measure.by_example and can_repeat(batch) else 1
         found: list[Effect] = []
         for some in (rows[start : start + copies] for start in range(0, len(rows), copies)):
             with intercepted(model, _switch(some)):
@@ -370,9 +373,3 @@ def _switch(rows: Sequence[Effect]) -> Callable[[Call, Run], Tensor]:
         return copies.flatten(0, 1)
 
     return around
-
-
-def _tokens(batch: Batch) -> int:
-    """Tell how large a batch is, by its largest tensor of whole numbers."""
-    whole = (part for part in parts_of(batch) if isinstance(part, Tensor) and not part.is_floating_point())
-    return max((part.numel() for part in whole), default=1)

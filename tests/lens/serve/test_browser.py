@@ -5,7 +5,7 @@ import re
 import pytest
 from lens.serve.tiny import MODELS
 
-from qkv.lens.see import look_at
+from qkv.lens.look import look_at
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 

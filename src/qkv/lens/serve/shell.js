@@ -35,7 +35,7 @@
   const QUIET = 90, LONGEST_LINK = 20000;
   const client = Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join("");
   const state = {
-    language: (navigator.language || "en").toLowerCase().startsWith("zh") ? "zh" : "en",
+    language: given.language ?? ((navigator.language || "en").toLowerCase().startsWith("zh") ? "zh" : "en"),
     theme: matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light",
     compare: false, together: true,
   };

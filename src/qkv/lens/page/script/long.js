@@ -41,7 +41,7 @@ const phrases = {
 
 const SIDE = 256, AT_ONCE = 4, MOST_TILES = 160, AGAIN = 500, LARGEST = 40;
 const place = {
-  language: (navigator.language || "en").toLowerCase().startsWith("zh") ? "zh" : "en",
+  language: page?.language ?? ((navigator.language || "en").toLowerCase().startsWith("zh") ? "zh" : "en"),
   layer: 0, head: 0, x: 0, y: 0, scale: 0, pointer: null,
 };
 const text = () => phrases[place.language];
