@@ -130,6 +130,25 @@ def test_what_cannot_be_read_says_why(words, tmp_path, bytes_):
         read(tiny(DECODERS["opt"]), words, "a " * 65)
 
 
+def test_a_prefix_that_no_query_stands_for_is_said(words):
+    transformers = pytest.importorskip("transformers")
+    model = tiny(DECODERS["gpt2"])
+    forward = model.forward
+
+    def with_prefix(*given, **more):
+        cache = transformers.DynamicCache()
+        for layer in range(2):
+            cache.update(torch.randn(1, 4, 3, 4), torch.randn(1, 4, 3, 4), layer)
+        return forward(*given, past_key_values=cache, **more)
+
+    model.forward = with_prefix
+    rule = r"every layer must attend where it can be seen, and wholly; got transformer\.h\.0\.attn: only in part: the first 3"
+    with pytest.raises(
+        UnsupportedError, match=rf"^read: {rule} keys .* \(load the model without its prefix, or see with"
+    ):
+        read(model, words, "a b c")
+
+
 def test_folders_that_are_no_models_say_what_is_wrong(tmp_path):
     pytest.importorskip("transformers")
     folder = tmp_path / "model"

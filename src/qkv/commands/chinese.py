@@ -106,6 +106,9 @@ FIXES = {
     "qkv.watch(model) shows what can be seen, and tells the rest in seen.unseen": (
         "qkv.watch(model) 给出看得见的部分，其余见 seen.unseen"
     ),
+    "load the model without its prefix, or see with qkv.watch(model) what the queries see beside it": (
+        "请加载不带前缀的模型，或用 qkv.watch(model) 看查询除前缀外看到什么"
+    ),
     "the file exists: choose another name or move it away": "文件已存在：请换一个名字，或把它移走",
     "the model has {} layers": "模型有 {} 层",
     "the model has {} heads": "每层有 {} 个头",

@@ -12,7 +12,7 @@ from qkv.files import write_whole
 from qkv.lens.page.build import LONGEST_TITLE, LONGEST_TOKEN, bundle, check_page, fill, part
 from qkv.lens.pyramid import HEADER, SIDE, Pyramid, peak_of
 
-LONG_PARTS = ("page", "tokens", "colour", "canvas", "long")
+LONG_PARTS = ("page", "tokens", "colour", "canvas", "glance", "long")
 """The parts of a long map's script."""
 
 

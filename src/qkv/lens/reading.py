@@ -223,6 +223,8 @@ def check_seen(seen: Seen) -> None:
     if seen.unseen:
         why = "; ".join(f"{name}: {reason}" for name, reason in seen.unseen.items())
         fix = "qkv.watch(model) shows what can be seen, and tells the rest in seen.unseen"
+        if "only in part" in why:
+            fix = "load the model without its prefix, or see with qkv.watch(model) what the queries see beside it"
         raise UnsupportedError(must("read", "every layer", "attend where it can be seen, and wholly", why, fix))
 
 

@@ -26,7 +26,7 @@ PARTS = (
     *("table", "habits", "effects", "export", "choose", "keys", "pointer", "begin", "start"),
 )
 # Of pages that stand inside another, or show a long map.
-OTHER_PARTS = ("embedded", "long")
+OTHER_PARTS = ("embedded", "glance", "long")
 GENERATOR = '<meta name="generator" content="qkv">'
 LONGEST_TOKEN = 200
 LONGEST_TITLE = 20_000

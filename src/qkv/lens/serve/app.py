@@ -96,6 +96,11 @@ def make_app(
         content = await _while_there(request, work)
         return Response(content, media_type="application/octet-stream")
 
+    async def glimpse(request: Request) -> Response:
+        place = _place(request)
+        content = await _while_there(request, desk.tile(lambda: shelf.small(*place).packed()))
+        return Response(content, media_type="application/octet-stream")
+
     @asynccontextmanager
     async def life(app: Starlette):  # type: ignore[no-untyped-def]
         yield
@@ -109,6 +114,7 @@ def make_app(
             Route("/long", page(long)),
             Route("/api/read", read, methods=["POST"]),
             Route(f"/api/map/{place}", opened),
+            Route(f"/api/small/{place}", glimpse),
             Route(f"/api/tile/{place}/{{level:int}}/{{row:int}}/{{column:int}}", tile),
         ],
         exception_handlers={

@@ -68,6 +68,7 @@
     side.waiting = { ...message, language: state.language, theme: state.theme, bare: true };
     if (side.kind !== kind) {
       Object.assign(side, { kind, ready: false });
+      side.frame.style.removeProperty("--tall");
       side.frame.src = `/${kind}`;
     } else if (side.ready) flush(side);
   };
@@ -122,7 +123,8 @@
   addEventListener("message", ({ source, origin, data }) => {
     const side = sides.find((one) => one.frame?.contentWindow === source);
     if (!side || origin !== location.origin || !data?.qkv) return;
-    const { ready, moved } = data.qkv;
+    const { ready, moved, height } = data.qkv;
+    if (height) side.frame.style.setProperty("--tall", `${height}px`);
     if (ready) {
       side.ready = true;
       flush(side);
