@@ -61,6 +61,14 @@ PICTURES = {
         "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24, "image_size": 16,
         "patch_size": 4,
     }),
+    "deit, a token to distil into": ("DeiTConfig", "DeiTModel", {
+        "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24, "image_size": 16,
+        "patch_size": 4,
+    }),
+    "dinov2, registers": ("Dinov2WithRegistersConfig", "Dinov2WithRegistersModel", {
+        "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "mlp_ratio": 2, "image_size": 16,
+        "patch_size": 4, "num_register_tokens": 2,
+    }),
 }  # fmt: skip
 
 TOKENS = torch.randint(3, 50, (2, 9), generator=torch.Generator().manual_seed(0))

@@ -62,14 +62,20 @@ def qkv(
     """Attention for PyTorch: every mechanism, one call; exact, fast, visible."""
 
 
+Lang = Annotated[
+    str | None, typer.Option(metavar="en|zh", help="The language; by default English, but in a page the browser's.")
+]
+
+
 @app.command()
 def see(
     texts: Annotated[
-        list[str] | None, typer.Argument(metavar="TEXT...", help="Sentences to read, each in quotes.")
+        list[str] | None,
+        typer.Argument(metavar="TEXT...", help="Sentences to read, each in quotes; a vision model's pictures."),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(metavar="FOLDER|NAME|RUN", help="A model of text, qkv's or transformers'; by default MiniLM."),
+        typer.Option(metavar="FOLDER|NAME|RUN", help="A model, qkv's or transformers'; by default MiniLM."),
     ] = None,
     target: Annotated[
         str | None, typer.Option(help="What a translator is to have written; by default what it writes.")
@@ -104,51 +110,36 @@ def see(
     ] = None,
     port: Annotated[int | None, typer.Option(help="--serve: the port; by default a free one from 8765 on.")] = None,
     no_open: Annotated[bool, typer.Option("--no-open", help="--serve: open no browser.")] = False,
+    lang: Lang = None,
 ) -> None:
-    """See the attention of a model over some sentences."""
-    texts = texts or []
-    if serve:
-        from qkv.commands.serve import serve_models
+    """See the attention of a model over some sentences, or pictures."""
+    from qkv.commands.chinese import spoken
 
-        others: list[tuple[str, object]] = [("layer", layer), ("head", head), ("word", word), ("sort", sort)]
-        others += [("target", target), ("out", out), ("depth", depth), ("json", json)]
-        for name, value in others:
-            if value is not None:
-                raise ArgumentError(must("see", f"--{name}", "be left out with --serve", value, "the page shows it"))
-        return serve_models([model, *(beside or [])], texts, port=port, browser=not no_open)
-    for name, given in (("beside", bool(beside)), ("port", port is not None), ("no-open", no_open)):
-        if given:
-            raise ArgumentError(
-                must("see", f"--{name}", "come with --serve", "it alone", "qkv see --serve opens a page")
-            )
-    if not texts:
-        raise ArgumentError(must("see", "TEXT", "be given", "none", "a sentence in quotes, or --serve"))
-    for text in texts:
-        if not text.strip():
-            raise ArgumentError(must("see", "TEXT", "hold something to read", repr(text)))
-    from qkv.commands.trained import load_any
-    from qkv.core.checks import check_whole
-    from qkv.lens.index import Words
-    from qkv.lens.reading import read
-    from qkv.lens.see import check_files, effects_of, flows_of
-    from qkv.lens.see import see as look
-    from qkv.models.pretrained import default_folder
+    with spoken("see", lang):
+        given = {
+            "layer": layer, "head": head, "word": word, "sort": sort, "index": index, "target": target, "out": out,
+            "depth": depth, "json": json, "ablate": ablate or None,
+        }  # fmt: skip
+        if serve:
+            from qkv.commands.serve import serve_models
 
-    check_files(out, json)
-    if depth is not None:
-        # How deep a text goes is known once it is read.
-        check_whole("see", "--depth", depth, 1)
-    found, tokenizer = load_any("see", model or default_folder())
-    readings = [read(found, tokenizer, text, target) for text in texts]
-    corpus = None if index is None else Words(index)
-    if corpus is not None:
-        corpus.check(found, tokenizer)
-    look(
-        readings, model=model or "all-MiniLM-L6-v2", layer=layer, head=head, word=word, sort=sort, index=corpus,
-        flows=flows_of(found, tokenizer, readings),
-        effects=effects_of(found, tokenizer, readings, word) if ablate else (),
-        out=out, depth=depth, numbers=json,
-    )  # fmt: skip
+            for name, value in given.items():
+                if value is not None:
+                    fix = "the page shows it"
+                    raise ArgumentError(must("see", f"--{name}", "be left out with --serve", value, fix))
+            serve_models([model, *(beside or [])], texts or [], port=port, browser=not no_open, language=lang)
+            return
+        for name, alone in (("beside", bool(beside)), ("port", port is not None), ("no-open", no_open)):
+            if alone:
+                fix = "qkv see --serve opens a page"
+                raise ArgumentError(must("see", f"--{name}", "come with --serve", "it alone", fix))
+        from qkv.commands.see import Asked, see_texts
+
+        asked = Asked(
+            target=target, layer=layer, head=head, word=word, sort=sort, index=index, ablate=ablate, out=out,
+            depth=depth, json=json,
+        )  # fmt: skip
+        see_texts(texts or [], model, asked, language=lang)
 
 
 @app.command()
@@ -166,14 +157,22 @@ def words(
     ] = None,
     most: Annotated[int, typer.Option(help="The most places of a word, spread over the corpus; 0 keeps all.")] = 100,
     field: Annotated[str | None, typer.Option(help="The field of JSON lines that holds the sentence.")] = None,
+    lang: Lang = None,
 ) -> None:
     """Index a corpus by its words in context, for qkv see --index; one that stopped goes on with the same command."""
+    from qkv.commands.chinese import spoken
     from qkv.commands.words import index_words
+    from qkv.lens.language import sayer
 
     try:
-        index_words(corpus, out, model=model, layers=layers, most=most, field=field)
+        with spoken("words", lang):
+            index_words(corpus, out, model=model, layers=layers, most=most, field=field, say=sayer("words", lang))
     except KeyboardInterrupt:
-        print("stopped; what is done is kept, and the same command goes on", file=sys.stderr)
+        say = sayer("words", lang)
+        told = say(
+            "stopped; what is done is kept, and the same command goes on", "已停止；做好的都保留着，同一命令可继续"
+        )
+        print(told, file=sys.stderr)
         raise typer.Exit(130) from None
 
 

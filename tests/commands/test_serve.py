@@ -56,7 +56,7 @@ def test_models_are_served_by_the_names_they_were_given(monkeypatch):
     monkeypatch.setattr(module, "read", tell)
     monkeypatch.setattr(module, "serve", lambda models, texts, **options: served.update(models, texts=texts, **options))
     assert invoke("a b", "c", "--serve", "--model", "first", "--beside", "second", "--no-open", "--port", "0") is None
-    assert list(served) == ["first", "second", "texts", "port", "browser"]
+    assert list(served) == ["first", "second", "texts", "port", "browser", "language"]
     assert (served["texts"], served["port"], served["browser"]) == (["a b", "c"], 0, False)
     served["second"]("one two")
     served["first"]("one")

@@ -315,3 +315,59 @@ def test_what_is_of_another_kind_is_said(bert):
     text = r"^effects: batch must be a tensor, a dict of keywords or a tuple of arguments; got str$"
     with pytest.raises(KindError, match=text):
         effects(bert, "text", qkv.Vector())
+
+
+def plain(model, batch):
+    return model(batch).mean()
+
+
+@pytest.mark.unhooked
+@pytest.mark.parametrize(
+    ("ask", "text"),
+    [
+        (
+            lambda bert: effects(lambda tokens: tokens, TOKENS, qkv.Vector()),
+            r"^effects: model must be a torch\.nn\.Module; got .*function.* \(the module itself; Loss",
+        ),
+        (lambda bert: effects(3, TOKENS, qkv.Vector()), r"^effects: model must be a torch\.nn\.Module; got 3$"),
+        (
+            lambda bert: effects(bert, TOKENS, plain),
+            r"^effects: measure must be Prediction\(\), Vector\(\), Loss\(\) or another Measure; got .*plain",
+        ),
+        (
+            lambda bert: effects(bert, TOKENS, qkv.Loss),
+            r"^effects: measure must be Prediction\(\), Vector\(\), Loss\(\)",
+        ),
+        (
+            lambda bert: effects(bert, "text", qkv.Vector()),
+            r"^effects: batch must be a tensor, a dict of keywords or a tuple of arguments; got str$",
+        ),
+        (
+            lambda bert: effects(bert, TOKENS, qkv.Loss(lambda model, batch: 3.0)),
+            r"^Loss: of\(model, batch\) must give a tensor of one number; got 3\.0",
+        ),
+        (
+            lambda bert: effects(bert, TOKENS, qkv.Loss(lambda model, batch: model(batch))),
+            r"^Loss: of\(model, batch\) must give a tensor of one number; got .* \(reduce it: loss\.mean\(\)\)$",
+        ),
+        (
+            lambda bert: ablate(plain, qkv.Off(layer=0)).__enter__(),
+            r"^ablate: model must be a torch\.nn\.Module; got .*plain.* \(the module itself",
+        ),
+    ],
+)
+def test_what_is_no_module_or_no_measure_is_said(bert, ask, text):
+    with pytest.raises(KindError, match=text):
+        ask(bert)
+
+
+def test_a_loss_needs_labels(bert):
+    rule = r"^Loss: model must tell its loss; got no loss from {} \(give labels in the batch, or measure another"
+    with pytest.raises(ArgumentError, match=rule.format("Bert")):
+        effects(bert, TOKENS, qkv.Loss())
+    pytest.importorskip("transformers", reason="transformers is an extra")
+    model = architectures.tiny(architectures.ENCODERS["bert"])
+    with pytest.raises(ArgumentError, match=rule.format("BertForMaskedLM")):
+        effects(model, {"input_ids": TOKENS}, qkv.Loss())
+    assert effects(model, {"input_ids": TOKENS, "labels": TOKENS}, qkv.Loss())
+    assert len(effects(bert, TOKENS, qkv.Loss(plain))) == 6

@@ -175,3 +175,17 @@ def test_one_head_at_a_time():
         Pyramid(qkv.attention_map(query, query))
     with pytest.raises(ShapeError, match="and a pair"):
         Pyramid(qkv.attention_map(torch.randn(1, 0, 4), torch.randn(1, 3, 4)))
+
+
+def test_a_small_map_is_some_queries_pooled_over_the_keys():
+    seen = qkv.attention_map(torch.randn(1, 1, 37, 3), torch.randn(1, 1, 53, 3), mask=qkv.causal())
+    made, weights = pyramid.small(seen, 8), seen.dense()[0, 0]
+    # Eight queries, each the middle of its share; seven keys a pixel, the last of four.
+    rows = [(2 * at + 1) * 37 // 16 for at in range(8)]
+    boxes = [weights[rows, start : start + 7] for start in range(0, 53, 7)]
+    torch.testing.assert_close(made.mean, torch.stack([box.mean(1) for box in boxes], 1))
+    torch.testing.assert_close(made.most, torch.stack([box.amax(1) for box in boxes], 1))
+    assert made.read == 8 / 37
+    whole = pyramid.small(seen, 64)
+    torch.testing.assert_close(whole.mean, weights)
+    assert whole.read == 1

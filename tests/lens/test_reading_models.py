@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 import qkv
 from qkv.commands.trained import load_any
 from qkv.errors import ArgumentError, FileError, UnsupportedError
+from qkv.integrations.architectures import load_architecture
 from qkv.lens.reading import read
 from qkv.lens.see import see
 from qkv.models.captioner import Captioner, CaptionerConfig
@@ -129,6 +130,24 @@ def test_what_cannot_be_read_says_why(words, tmp_path, bytes_):
         read(tiny(DECODERS["opt"]), words, "a " * 65)
 
 
+def test_a_prefix_that_no_query_stands_for_is_said(words):
+    transformers = pytest.importorskip("transformers")
+    model = tiny(DECODERS["gpt2"])
+    forward = model.forward
+
+    def with_prefix(*given, **more):
+        cache = transformers.DynamicCache()
+        for layer in range(2):
+            cache.update(torch.randn(1, 4, 3, 4), torch.randn(1, 4, 3, 4), layer)
+        return forward(*given, past_key_values=cache, **more)
+
+    model.forward = with_prefix
+    rule = r"every layer must attend where it can be seen, and wholly; got transformer\.h\.0\.attn: only in part: "
+    fix = r"the first 3 keys belong to no query seen .* \(load the model without its prefix, or see with"
+    with pytest.raises(UnsupportedError, match=f"^read: {rule}{fix}"):
+        read(model, words, "a b c")
+
+
 def test_folders_that_are_no_models_say_what_is_wrong(tmp_path):
     pytest.importorskip("transformers")
     folder = tmp_path / "model"
@@ -163,7 +182,13 @@ def test_folders_that_are_no_models_say_what_is_wrong(tmp_path):
     )  # fmt: skip
     tiny(PICTURES["vit"]).save_pretrained(folder)
     found = json.loads(config.read_text()) | {"num_hidden_layers": 3}
-    refused(FileError, r"must hold all tensors of its model; got missing .*and \d+ more$", **found)
+    refused(
+        UnsupportedError,
+        r"^see: the model in .* must read text; got ViTModel \(qkv see --model FOLDER PICTURE\.png shows what it sees",
+        **found,
+    )  # fmt: skip
+    with pytest.raises(FileError, match=r"must hold all tensors of its model; got missing .*and \d+ more$"):
+        load_architecture(folder)
 
 
 def test_without_transformers(tmp_path, monkeypatch):

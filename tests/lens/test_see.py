@@ -54,7 +54,7 @@ def test_flow_and_effects_are_shown_and_written(tokenizer, tmp_path, capsys, mon
     torch.manual_seed(0)
     bert = qkv.Bert(qkv.BertConfig(13, width=8, layers=2, heads=2, feed_forward=16, positions=64)).eval()
     readings = [read(bert, tokenizer, text) for text in TEXTS[:2]]
-    flows, effects = flows_of(bert, tokenizer, readings), effects_of(bert, tokenizer, readings, "mouse")
+    flows, effects = flows_of(bert, readings), effects_of(bert, readings, "mouse")
     page, numbers = tmp_path / "page.html", tmp_path / "numbers.json"
     see(readings, model="tiny", word="mouse", flows=flows, effects=effects, out=page, numbers=numbers)
     shown = capsys.readouterr().out
@@ -73,8 +73,8 @@ def test_what_cannot_be_ablated_or_has_no_share_is_said(readings, tokenizer, cap
     pair = replace(readings[0], source=readings[1])
     rule = r"be left out with an encoder and a decoder; got Linear \(qkv.effects\(model, batch, measure"
     with pytest.raises(UnsupportedError, match=rf"^see: --ablate must {rule}"):
-        effects_of(torch.nn.Linear(1, 1), tokenizer, [pair], None)
-    assert flows_of(torch.nn.Linear(1, 1), tokenizer, [pair]) == []
+        effects_of(torch.nn.Linear(1, 1), [pair], None)
+    assert flows_of(torch.nn.Linear(1, 1), [pair]) == []
     see(readings[:1], model="tiny", flows=["no layers"])
     assert "The residual's share is not known: no layers" in capsys.readouterr().out
 
@@ -83,7 +83,7 @@ def test_what_heads_are_asked_about_follows_the_text(tokenizer):
     bert = qkv.Bert(qkv.BertConfig(14, width=8, layers=1, heads=2, feed_forward=16, positions=64)).eval()
     tokenizer.add_special_tokens(["[MASK]"])
     asked = [
-        effects_of(bert, tokenizer, [read(bert, tokenizer, text)], word)[0][0]
+        effects_of(bert, [read(bert, tokenizer, text)], word)[0][0]
         for text, word in (("the cat", None), ("the cat", "cat"), ("the [MASK] .", None))
     ]
     assert asked == [qkv.Vector(), qkv.Vector((2,)), qkv.Prediction(2)]

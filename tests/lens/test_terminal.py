@@ -65,7 +65,7 @@ def test_the_telling_heads_are_listed_with_their_links(model, tokenizer):
 
 def test_heads_are_listed_by_a_habit(model, tokenizer):
     heads = habits(read(model, tokenizer, "the cat click the mouse ."))
-    lines = shown(heads_table(heads, "previous", 3)).splitlines()
+    lines = shown(heads_table(heads, "previous", count=3)).splitlines()
     assert lines[0] == "Heads by previous, the most first: 3 of 4"
     assert lines[1].split() == ["head", "nats", "self", "prev.", "next", "first", "[SEP]", "same", "broad"]
     best = max(heads, key=lambda head: head.previous)

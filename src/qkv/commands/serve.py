@@ -14,8 +14,10 @@ LONGEST = 1 << 15
 """Tokens of the longest text: a map of 32,768 × 32,768 is the largest that is shown."""
 
 
-def serve_models(names: Sequence[str | None], texts: Sequence[str], *, port: int | None, browser: bool) -> None:
-    """Serve models, by their folders or names; None is MiniLM.
+def serve_models(
+    names: Sequence[str | None], texts: Sequence[str], *, port: int | None, browser: bool, language: str | None = None
+) -> None:
+    """Serve models, by their folders or names; None is MiniLM. `language` is the page's and the terminal's.
 
     Raises: as `serve`, before any model is loaded; FileError for what cannot be loaded.
     """
@@ -31,4 +33,4 @@ def serve_models(names: Sequence[str | None], texts: Sequence[str], *, port: int
             return read(model, tokenizer, text)
 
         models[name or "all-MiniLM-L6-v2"] = reader
-    serve(models, texts, port=port, browser=browser)
+    serve(models, texts, port=port, browser=browser, language=language)

@@ -1,5 +1,6 @@
 """A model to use: of a run, of a folder in Hugging Face's layout, or of a name on its Hub."""
 
+import contextlib
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ from torch import nn
 
 from qkv.errors import UnsupportedError, must
 from qkv.folders import find_folder, read_json
-from qkv.integrations.architectures import load_architecture
+from qkv.integrations.architectures import architecture_of, load_architecture
 from qkv.lens.page.build import check_page, write_page
 from qkv.lens.page.view import View
+from qkv.lens.reading import sees_pictures
 from qkv.models.pretrained import LAYOUTS, load_model
 from qkv.text.tokenizer import load_tokenizer
 from qkv.training.run import RECORD, open_run
@@ -33,12 +35,14 @@ def load(command: str, place: str, *kinds: type[nn.Module]) -> tuple[Any, Tokeni
 
 
 def load_any(command: str, place: str | Path) -> tuple[nn.Module, Tokenizer]:
-    """Load a model of any kind and its tokenizer: of a run, of qkv's own kinds, or of an architecture of transformers.
+    """Load a model of text of any kind and its tokenizer: of a run, of qkv's kinds, or an architecture of transformers.
 
-    Raises: as `load_model` and `load_architecture`.
+    Raises: UnsupportedError for a vision model; as `load_model` and `load_architecture`.
     """
-    is_run = (Path(place) / RECORD).is_file()
-    found = find_folder(open_run(place, command).model if is_run else place, command)
+    found = find(command, place)
+    if (architecture := vision_of(found, command)) is not None:
+        rule, fix = "read text", "qkv see --model FOLDER PICTURE.png shows what it sees in a picture"
+        raise UnsupportedError(must(command, f"the model in {place}", rule, architecture.__name__, fix))
     if read_json(found / "config.json", command).get("model_type") in LAYOUTS:
         try:
             return load_model(found), load_tokenizer(found)
@@ -47,6 +51,38 @@ def load_any(command: str, place: str | Path) -> tuple[nn.Module, Tokenizer]:
             if find_spec("transformers") is None:
                 raise
     return load_architecture(found), load_tokenizer(found)
+
+
+def find(command: str, place: str | Path) -> Path:
+    """Find the folder of a model: a run's, a folder, or that of a name on the Hub."""
+    is_run = (Path(place) / RECORD).is_file()
+    return find_folder(open_run(place, command).model if is_run else place, command)
+
+
+def vision_of(folder: Path, command: str) -> type[nn.Module] | None:
+    """Say which vision model of transformers is in a folder, by its config.json; None for another model."""
+    if read_json(folder / "config.json", command).get("model_type") in LAYOUTS:
+        return None
+    architecture = architecture_of(folder)
+    return architecture if sees_pictures(architecture) else None
+
+
+def sizes_of(folder: Path, command: str) -> tuple[int | None, int | None]:
+    """Say how many layers a model has and how many heads in each, by its config.json; None is known once it runs."""
+    config = read_json(folder / "config.json", command)
+    layout = LAYOUTS.get(config.get("model_type", ""))
+    told: Any = None
+    # What is wrong with a config is told where it is loaded.
+    with contextlib.suppress(Exception):
+        if layout is not None:
+            told = layout.config(config)
+            return getattr(told, "layers", None), getattr(told, "heads", None)
+        from transformers import AutoConfig
+
+        told = AutoConfig.from_pretrained(str(folder), local_files_only=True)
+    names = "num_hidden_layers", "num_attention_heads"
+    layers, heads = (found if isinstance(found := getattr(told, name, None), int) else None for name in names)
+    return layers, heads
 
 
 def check_see(see: Path | None) -> None:

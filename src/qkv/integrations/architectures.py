@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from importlib.util import find_spec
 from os import PathLike
 from typing import Any
 
@@ -13,17 +14,14 @@ from qkv.folders import file_error, find_folder, listing, read_json
 _PICKLED = (".bin", ".ckpt", ".pkl", ".pt", ".pth", ".h5", ".msgpack")
 
 
-def load_architecture(folder: str | PathLike[str]) -> nn.Module:
-    """Load a model of transformers from a folder, or by its name on the Hugging Face Hub, ready for inference.
+def architecture_of(folder: str | PathLike[str]) -> type[nn.Module]:
+    """Say which class of transformers a folder's config.json names, without its weights.
 
-    Code that comes with a model is never run: its kind must be one that transformers itself has.
-
-    Raises: UnsupportedError if transformers is not installed or does not know the architecture; FileError for what is
-    missing, broken, pickled or not as config.json says.
+    Raises: UnsupportedError if transformers is not installed or does not know the architecture; FileError for a config
+    that is missing or broken.
     """
     function = "load_architecture"
-    folder = find_folder(folder, function)
-    path = folder / "config.json"
+    path = find_folder(folder, function) / "config.json"
     config = read_json(path, function)
     try:
         import transformers
@@ -39,6 +37,19 @@ def load_architecture(folder: str | PathLike[str]) -> nn.Module:
     if model is None:
         rule = "name a model of transformers"
         raise UnsupportedError(must(function, f"architectures in {path}", rule, repr(config.get("architectures"))))
+    return model
+
+
+def load_architecture(folder: str | PathLike[str]) -> nn.Module:
+    """Load a model of transformers from a folder, or by its name on the Hugging Face Hub, ready for inference.
+
+    Code that comes with a model is never run: its kind must be one that transformers itself has.
+
+    Raises: as `architecture_of`; FileError for what is missing, broken, pickled or not as config.json says.
+    """
+    function = "load_architecture"
+    folder = find_folder(folder, function)
+    model: Any = architecture_of(folder)
     if not list(folder.glob("*.safetensors")):
         pickled = [file.name for file in sorted(folder.iterdir()) if file.suffix in _PICKLED]
         rule = "hold weights as safetensors"
@@ -59,6 +70,30 @@ def load_architecture(folder: str | PathLike[str]) -> nn.Module:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise file_error(function, folder, rule, f"missing {', '.join(missing[:5])}{more}")
     return made.eval()
+
+
+def load_image_processor(folder: str | PathLike[str]) -> Any:
+    """Load what turns pictures into a vision model's input: transformers' image processor, of preprocessor_config.json.
+
+    Raises: FileError for a folder that has none, or a broken one; UnsupportedError if Pillow is not installed.
+    """
+    function = "load_image_processor"
+    folder = find_folder(folder, function)
+    path = folder / "preprocessor_config.json"
+    read_json(path, function)
+    if find_spec("PIL") is None:
+        rule, fix = "be installed", "pip install pillow"
+        raise UnsupportedError(must(function, "pillow", rule, "no such package", fix))
+    from transformers import AutoImageProcessor
+
+    try:
+        # It reports to the terminal that torchvision, which only makes it faster, is not installed.
+        with contextlib.redirect_stderr(io.StringIO()):
+            return AutoImageProcessor.from_pretrained(str(folder), local_files_only=True)
+    # What a broken file raises there is of many kinds.
+    except Exception as error:
+        rule = "describe an image processor of transformers"
+        raise file_error(function, path, rule, " ".join(str(error).split())[:200]) from error
 
 
 def _class_of(config: dict[str, Any], transformers: Any) -> Any:

@@ -28,7 +28,7 @@ from qkv.errors import ArgumentError, KindError, must
 from qkv.lens.calls import Call, Run, intercepted
 from qkv.lens.heads import ORDERS, Text
 from qkv.lens.heads import measure as habits_of
-from qkv.lens.running import Batch, can_repeat, last_vectors, logits, parts_of, repeat, run, still
+from qkv.lens.running import Batch, can_repeat, last_vectors, logits, repeat, run, still
 from qkv.masks.dense import dense_mask
 from qkv.positions.dense import dense_bias
 
@@ -80,11 +80,14 @@ Change: TypeAlias = Off | Uniform | CutEdge
 def ablate(model: nn.Module, changes: Change | Sequence[Change]) -> Iterator[None]:
     """Change what a model's attention does while the block runs: qkv's modules, and Hugging Face's.
 
-    Several changes of one layer act together: edges are cut, then heads made uniform, then others switched off.
+    `model` is a torch.nn.Module, however it is then run; a function that runs one is none. Several changes of one layer
+    act together: edges are cut, then heads made uniform, then others switched off.
 
-    Raises: KindError for what is no change, or a place that is no integer; ArgumentError for a head, query or key that
-    is not there, if several attentions have the layer's number, or, leaving the block, if one was never met.
+    Raises: KindError for what is no module or no change, or a place that is no integer; ArgumentError for a head, query
+    or key that is not there, if several attentions have the layer's number, or, leaving the block, if one was never
+    met.
     """
+    _check_module("ablate", model)
     given = list(changes) if isinstance(changes, Sequence) and not isinstance(changes, str) else [changes]
     for change in given:
         _check_kind(change)
@@ -108,6 +111,13 @@ def ablate(model: nn.Module, changes: Change | Sequence[Change]) -> Iterator[Non
     if missed := [change for number, change in enumerate(given) if number not in met]:
         why = "; ".join(lens.refused.values()) or "there were " + (", ".join(sorted(passed)) or "none")
         raise ArgumentError(must("ablate", repr(missed[0]), "be of an attention that ran", "none of these", why))
+
+
+def _check_module(function: str, model: object) -> None:
+    """Raise KindError unless it is a module."""
+    if not isinstance(model, nn.Module):
+        fix = "the module itself; Loss(function) measures it by a function of yours" if callable(model) else ""
+        raise KindError(must(function, "model", "be a torch.nn.Module", shown(model), fix))
 
 
 def _check_kind(change: object) -> None:
@@ -255,17 +265,36 @@ class Vector:
         return float((1 - cosine).clamp(min=0)), float(before.norm(dim=-1).mean()), float(after.norm(dim=-1).mean())
 
 
+def _own_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """Give what a model itself calls its loss. Raises: ArgumentError if it tells none."""
+    loss = getattr(run(model, batch), "loss", None)
+    if loss is None:
+        got = f"no loss from {type(model).__name__}"
+        fix = "give labels in the batch, or measure another: Loss(lambda model, batch: …)"
+        raise ArgumentError(must("Loss", "model", "tell its loss", got, fix))
+    return loss
+
+
 @dataclass(frozen=True)
 class Loss:
-    """A loss: how much it grows. By default what the model itself calls `loss`, as Hugging Face's do with labels."""
+    """A loss: how much it grows. By default what the model itself calls `loss`, as Hugging Face's do with labels.
 
-    of: Callable[[nn.Module, Batch], Tensor] = lambda model, batch: run(model, batch).loss
+    `of(model, batch)` gives one number as a tensor.
+
+    Raises: KindError when it is read, if `of` gives none; ArgumentError if the model tells no loss, as without labels.
+    """
+
+    of: Callable[[nn.Module, Batch], Tensor] = _own_loss
     unit = "growth of the loss"
     by_example = False
 
     def read(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
         """Give the loss."""
-        return self.of(model, batch).detach().double()
+        loss = self.of(model, batch)
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            fix = "reduce it: loss.mean()" if isinstance(loss, Tensor) else ""
+            raise KindError(must("Loss", "of(model, batch)", "give a tensor of one number", shown(loss), fix))
+        return loss.detach().double().reshape(())
 
     def compare(self, before: Float[Tensor, ""], after: Float[Tensor, ""]) -> tuple[float, float, float]:
         """Give the growth, and the loss before and after."""
@@ -309,18 +338,28 @@ def effects(
 ) -> list[Effect]:
     """Switch every head off, one at a time, and every layer's attention; give what each changes, by `measure`.
 
-    Dropout is off. `text` lets the habits tell separators and words that come again. `tell` is told how many of how
-    many changes are measured.
+    `model` is a torch.nn.Module, called with `batch`: a tensor, a dict of keywords or a tuple of arguments. `measure`
+    is Prediction(), Vector(), Loss() or another `Measure`; a plain function of model and batch that gives a loss is
+    `Loss(function)`. Dropout is off. `text` lets the habits tell separators and words that come again. `tell` is told
+    how many of how many changes are measured.
 
     Paper: Michel et al. 2019, arXiv:1905.10650 (heads switched off one at a time).
     Cost: a pass for each head and layer, on copies of the batch that run together where the measure allows it.
-    Raises: ArgumentError if no attention of the model can be met; as the measure.
+    Raises: KindError for what is no module, no batch or no measure; ArgumentError if no attention of the model can be
+    met; as the measure.
     """
+    _check_module("effects", model)
+    if not isinstance(measure, Measure) or isinstance(measure, type):
+        rule, fix = "be Prediction(), Vector(), Loss() or another Measure", "a function is one as Loss(function)"
+        raise KindError(must("effects", "measure", rule, shown(measure), fix))
     sites: dict[str, list[Effect]] = {}
+    tokens = 1
 
     def look(call: Call, run: Run) -> Tensor:
+        nonlocal tokens
         if call.name not in sites:
             sites[call.name] = _habits(call, text)
+            tokens = max(tokens, call.query.shape[:-3].numel() * call.query.shape[-2])
         return run()
 
     with still(model):
@@ -330,7 +369,7 @@ def effects(
             why = "; ".join(lens.refused.values())
             raise ArgumentError(must("effects", "model", "have attention that qkv can meet", "none", why))
         rows = [row for some in sites.values() for row in some]
-        copies = max(1, AT_ONCE // max(1, _tokens(batch))) if measure.by_example and can_repeat(batch) else 1
+        copies = max(1, AT_ONCE // tokens) if measure.by_example and can_repeat(batch) else 1
         found: list[Effect] = []
         for some in (rows[start : start + copies] for start in range(0, len(rows), copies)):
             with intercepted(model, _switch(some)):
@@ -370,9 +409,3 @@ def _switch(rows: Sequence[Effect]) -> Callable[[Call, Run], Tensor]:
         return copies.flatten(0, 1)
 
     return around
-
-
-def _tokens(batch: Batch) -> int:
-    """Tell how large a batch is, by its largest tensor of whole numbers."""
-    whole = (part for part in parts_of(batch) if isinstance(part, Tensor) and not part.is_floating_point())
-    return max((part.numel() for part in whole), default=1)

@@ -12,7 +12,7 @@ from qkv.files import write_whole
 from qkv.lens.page.build import LONGEST_TITLE, LONGEST_TOKEN, bundle, check_page, fill, part
 from qkv.lens.pyramid import HEADER, SIDE, Pyramid, peak_of
 
-LONG_PARTS = ("page", "tokens", "colour", "canvas", "long")
+LONG_PARTS = ("page", "tokens", "colour", "canvas", "glance", "long")
 """The parts of a long map's script."""
 
 
@@ -35,12 +35,13 @@ def write_map_page(
     depth: int = 3,
     layer: int = 0,
     head: int = 0,
+    language: str | None = None,
     overwrite: bool = False,
 ) -> int:
     """Write one head's map as a page with `depth` levels, from the coarsest; return its size in bytes.
 
-    `tokens` label queries and keys alike; `layer` and `head` are what the page says it shows. `baked_size` tells the
-    size before.
+    `tokens` label queries and keys alike; `layer` and `head` are what the page says it shows. It opens in a `language`
+    ("en", "zh") or the browser's. `baked_size` tells the size before.
 
     Cost: O(queries·keys·dim) time once, and the page in memory.
     Raises: ShapeError, ArgumentError, KindError; FileError as write_page.
@@ -60,6 +61,7 @@ def write_map_page(
         tiles["/".join(map(str, place))] = base64.b64encode(content).decode()
     data = {
         "title": title[:LONGEST_TITLE],
+        "language": language,
         "tokens": [token[:LONGEST_TOKEN] for token in tokens] or None,
         "layer": layer,
         "head": head,

@@ -7,12 +7,14 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from qkv.lens.language import Say, english
+
 EVERY = 10.0
 """Seconds between two plain lines, where there is no terminal."""
 
 
 @contextmanager
-def progress(what: str, console: Console | None = None) -> Iterator[Callable[[int, int], None]]:
+def progress(what: str, console: Console | None = None, say: Say = english) -> Iterator[Callable[[int, int], None]]:
     """Give a function to be told how many are done, of how many; it shows a bar on standard error, or plain lines."""
     console = console or Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
@@ -31,6 +33,7 @@ def progress(what: str, console: Console | None = None) -> Iterator[Callable[[in
             if not console.is_terminal and now - said >= EVERY and rate:
                 said = now
                 left = (total - done) / rate
-                console.print(f"{done:,}/{total:,} {what} · {rate:,.0f} {what}/s · {left:,.0f} s left")
+                to_go = say(f"{left:,.0f} s left", f"还需 {left:,.0f} 秒")
+                console.print(f"{done:,}/{total:,} {what} · {rate:,.0f} {what}/s · {to_go}")
 
         yield tell

@@ -38,6 +38,9 @@ PREVIEWS = 4
 PEAK_ROWS = 64
 """Queries, evenly spread, whose highest weights say where the shades end."""
 
+SMALL = 64
+"""Pixels of the side of a map that stands among those of all heads."""
+
 HEADER = struct.Struct("<HHfff")
 """How a tile's bytes begin: its rows and columns, the steps of the two planes, and the share of queries read."""
 
@@ -208,6 +211,21 @@ class Pyramid:
                 del self._previews[next(iter(self._previews))]
             self._previews[level, row] = mean, most, some / side
         return self._previews[level, row]
+
+
+@torch.no_grad()
+def small(seen: AttentionMap, side: int = SMALL) -> Tile:
+    """Make a head's map small, at most `side` × `side` pixels: each row is one of its queries, pooled over the keys.
+
+    Cost: O(side·keys·dim) time, whatever the number of queries.
+    Raises: ShapeError unless the map holds one head of one example, and a pair.
+    """
+    whole = Pyramid(seen)
+    count, span = min(side, whole.queries), max(1, -(-whole.keys // side))
+    rows = (torch.arange(count) * whole.queries + whole.queries // 2) // count
+    total, most = whole._pooled(rows, span)
+    wide = (whole.keys - torch.arange(total.shape[1]) * span).clamp(max=span)
+    return Tile(total / wide, most, count / whole.queries)
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from qkv.core.map import AttentionMap
 from qkv.errors import ArgumentError, UnsupportedError, must
 from qkv.lens.notebook import Shown
-from qkv.lens.page import View
+from qkv.lens.page import Image, View
 from qkv.lens.views import MapLayers, features, translation_views
 from qkv.lens.watch import Seen, watch
 from qkv.models.captioner import Captioner
@@ -79,6 +79,10 @@ class Reading(Shown):
     cross: list[AttentionMap] = field(default_factory=list)
     after: list[str] = field(default_factory=list)
     """What was written after each token, where a model wrote: what a row of `cross` looks for."""
+    batch: Tensor | None = None
+    """What the model was called with."""
+    image: Image | None = None
+    """The picture whose patches the tokens are, where the text is a picture's name."""
 
     def weights(self, layer: int) -> Float[Tensor, "heads positions positions"]:
         """Compute all weights of one layer. Cost: O(heads·positions²)."""
@@ -88,7 +92,8 @@ class Reading(Shown):
         """View the text for a page, and what it was made from; in a notebook it shows itself so."""
         if self.source is None:
             known = [features(seen) for seen in self.maps]
-            return [View(self.text, self.labels, MapLayers(self.maps), unknown=self.unknown, features=known)]
+            layers = MapLayers(self.maps)
+            return [View(self.text, self.labels, layers, unknown=self.unknown, features=known, image=self.image)]
         title, seen = f"{self.source.text} → {self.text}", self.source.labels
         if not self.maps:
             return [View(title, self.after, MapLayers(self.cross), keys=seen, query=0)]
@@ -111,6 +116,9 @@ def read(model: Encoder | nn.Module, tokenizer: Tokenizer, text: str, target: st
     if isinstance(model, Captioner):
         fix = "qkv caption RUN IMAGE --see PAGE.html shows where each word looks"
         raise UnsupportedError(must("read", "model", "be one that reads text", "Captioner", fix))
+    if sees_pictures(model):
+        fix = "qkv see --model FOLDER PICTURE.png, or lens.patches.read_patches(model, processor, path)"
+        raise UnsupportedError(must("read", "model", "be one that reads text", type(model).__name__, fix))
     for kind, adapter in _ADAPTERS:
         if kind(model):
             return adapter(model, tokenizer, encodable(text), None if target is None else encodable(target))
@@ -163,7 +171,7 @@ def _read_transformers(model: Any, tokenizer: Tokenizer, text: str, target: str 
         _check_no_target(model, target)
         with watch(model) as seen:
             made = model(input_ids=tokens, output_hidden_states=True)
-        _check_seen(seen)
+        check_seen(seen)
         return _reading(tokenizer, encoding, text, made.hidden_states, list(seen.layers.values()))
     if target is None:
         new = min(MOST_NEW, (_positions(model.config) or MOST_NEW + 1) - 1)
@@ -176,10 +184,15 @@ def _read_transformers(model: Any, tokenizer: Tokenizer, text: str, target: str 
     given = torch.tensor([written[:-1]], device=model.device)
     with watch(model) as seen:
         made = model(input_ids=tokens, decoder_input_ids=given, output_hidden_states=True)
-    _check_seen(seen)
+    check_seen(seen)
     source = _reading(tokenizer, encoding, text, made.encoder_hidden_states, list(seen.encoder.values()))
     hidden, maps = [layer[0] for layer in made.decoder_hidden_states], list(seen.decoder.values())
     return _written(tokenizer, written[:-1], hidden, maps, list(seen.cross.values()), source, last=written[-1])
+
+
+def sees_pictures(model: object) -> bool:
+    """Say whether a model, or its class, is one of transformers that takes pictures."""
+    return getattr(model, "main_input_name", None) == "pixel_values"
 
 
 def _is_of_transformers(model: object) -> bool:
@@ -205,10 +218,14 @@ def _check_no_target(model: object, target: str | None) -> None:
         raise ArgumentError(must("read", "target", rule, repr(target), fix))
 
 
-def _check_seen(seen: Seen) -> None:
+def check_seen(seen: Seen) -> None:
+    """Raise UnsupportedError unless every layer was seen, and wholly."""
     if seen.unseen:
         why = "; ".join(f"{name}: {reason}" for name, reason in seen.unseen.items())
-        raise UnsupportedError(must("read", "every layer of the model", "attend where it can be seen", why))
+        fix = "qkv.watch(model) shows what can be seen, and tells the rest in seen.unseen"
+        if "only in part" in why:
+            fix = "load the model without its prefix, or see with qkv.watch(model) what the queries see beside it"
+        raise UnsupportedError(must("read", "every layer", "attend where it can be seen, and wholly", why, fix))
 
 
 def _positions(config: Any) -> int | None:
@@ -294,6 +311,7 @@ def _named(
         unknown=_unknown(tokenizer, ids),
         hidden=hidden,
         maps=list(maps),
+        batch=torch.tensor([ids]),
     )
 
 

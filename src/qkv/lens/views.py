@@ -104,7 +104,7 @@ def picture_view(
     columns: int,
 ) -> View:
     """View where each word of a caption looks in a picture, cut into rows × columns."""
-    parts = [f"{row}, {column}" for row in range(rows) for column in range(columns)]
+    parts = [f"r{row}c{column}" for row in range(rows) for column in range(columns)]
     image = Image(picture.detach().cpu().numpy().clip(0, 1), rows, columns)
     found = torch.as_tensor(weights)[None, None].detach().float().cpu().numpy()
     return View(title, words, found, keys=parts, image=image, query=0)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,25 +81,35 @@ def read_picture(
     """
     check_whole("read_picture", "height", height, 1)
     check_whole("read_picture", "width", width, 1)
-    try:
-        from PIL import Image, UnidentifiedImageError
-    except ModuleNotFoundError as error:
-        fix = "pip install pillow"
-        raise UnsupportedError(must("read_picture", "pillow", "be installed", "no such package", fix)) from error
-    try:
-        with Image.open(path) as file:
-            shades = np.asarray(file) if file.mode[0] in "IF" else None
-            grey = file.convert("L") if shades is None else Image.fromarray(_eight_bits(shades))
-            grey.thumbnail((width, height))
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        got = getattr(error, "strerror", None) or error
-        raise file_error("read_picture", Path(path), "be a picture", got) from error
+    grey = open_picture(path, "read_picture").convert("L")
+    grey.thumbnail((width, height))
     pixels = torch.from_numpy(np.array(grey, dtype=np.float32) / 255)
     pixels = 1 - pixels if chalk and pixels.median() > 0.5 else pixels
     canvas = torch.zeros(1, height, width)
     top, left = (height - pixels.shape[0]) // 2, (width - pixels.shape[1]) // 2
     canvas[0, top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
     return canvas
+
+
+def open_picture(path: str | PathLike[str], function: str) -> Any:
+    """Open a picture with Pillow, 8 bits a shade, turned as its camera says; errors name `function`.
+
+    Raises: FileError for what is no picture, or one whose numbers do not say what is white; UnsupportedError if Pillow
+    is not installed.
+    """
+    try:
+        from PIL import Image, ImageOps, UnidentifiedImageError
+    except ModuleNotFoundError as error:
+        fix = "pip install pillow"
+        raise UnsupportedError(must(function, "pillow", "be installed", "no such package", fix)) from error
+    try:
+        with Image.open(path) as file:
+            if file.mode[0] in "IF":
+                return Image.fromarray(_eight_bits(np.asarray(file)))
+            return ImageOps.exif_transpose(file)
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        got = getattr(error, "strerror", None) or error
+        raise file_error(function, Path(path), "be a picture", got) from error
 
 
 def _eight_bits(shades: np.ndarray) -> np.ndarray:

@@ -100,7 +100,10 @@ def test_a_caption_shows_where_it_looks_in_the_picture(visit):
     weights[0, 0, 0, 1] = weights[0, 0, 1, 5] = 1
     image = Image(np.full((20, 30), 0.5), rows=2, columns=3)
     page = visit([View("two words", ["two", "words"], weights, keys=list("abcdef"), image=image)])
+    page.locator("#tab-map").click()
     assert page.locator("#keys-seen").is_hidden()
+    # There is nothing to choose of one head.
+    assert page.locator("#heads").is_hidden() and page.locator("#steppers").is_hidden()
     brightest = """() => {
         const canvas = document.getElementById("image"), context = new OffscreenCanvas(canvas.width, canvas.height)
             .getContext("2d", { willReadFrequently: true }), sums = [];
@@ -117,6 +120,73 @@ def test_a_caption_shows_where_it_looks_in_the_picture(visit):
     box = page.locator("#image").bounding_box()
     page.mouse.click(box["x"] + box["width"] / 6, box["y"] + box["height"] * 0.75)
     page.wait_for_function("() => document.getElementById('reading').innerText.startsWith('words → d')")
+
+
+def light(page, box):
+    """How bright the middle of each part of a 2 × 3 picture is that stands at a box of the stage, in its pixels."""
+    return page.evaluate(
+        """([left, top, wide, high]) => {
+            const canvas = document.querySelector("#panel-over canvas"), found = [];
+            const context = new OffscreenCanvas(canvas.width, canvas.height)
+                .getContext("2d", { willReadFrequently: true });
+            context.drawImage(canvas, 0, 0);
+            for (let part = 0; part < 6; part++) {
+                const x = left + (((part % 3) + 0.5) * wide) / 3, y = top + ((Math.floor(part / 3) + 0.5) * high) / 2;
+                found.push(context.getImageData(x, y, 1, 1).data.slice(0, 3).reduce((a, b) => a + b));
+            }
+            return found.indexOf(Math.max(...found));
+        }""",
+        box,
+    )
+
+
+def test_every_head_lies_over_the_picture(visit):
+    # Head h of layer l: [CLS] looks at part 2l + h alone, part p at part 5 − p.
+    weights = np.zeros((2, 2, 7, 7), np.float32)
+    for layer, head in np.ndindex(2, 2):
+        weights[layer, head, 0, 1 + 2 * layer + head] = 1
+        weights[layer, head, range(1, 7), range(6, 0, -1)] = 1
+    tokens, pixels = ["[CLS]", *"abcdef"], np.full((20, 30, 3), 0.5)
+    image = Image(pixels, rows=2, columns=3, before=1)
+    page = visit([View("a picture", tokens, weights, (1, 0), query=0, image=image)])
+    stage = page.locator("#panel-over canvas").bounding_box()
+    # Large at the left, and the heads in rows of layers.
+    rem = page.evaluate("parseFloat(getComputedStyle(document.documentElement).fontSize)")
+    across = min(0.4 * stage["width"], 30 * rem)
+    large = [1, 1, across, across * 2 / 3]
+    assert light(page, large) == 2
+    assert page.locator("#over-reading").inner_text().startswith("[CLS] looks at: c 100")
+    assert page.locator("#over-tokens button").all_inner_texts() == ["[CLS]"]
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function(
+        "() => document.getElementById('over-reading').innerText.startsWith('[CLS] looks at: d 100')"
+    )
+    assert light(page, large) == 3
+    # A part of the picture looks at others; pointing at one gives its weight.
+    page.mouse.click(stage["x"] + across / 6, stage["y"] + across / 6)
+    page.mouse.move(stage["x"] + across * 5 / 6, stage["y"] + across / 2)
+    page.wait_for_function("() => document.getElementById('over-reading').innerText.startsWith('a looks at f: 100')")
+    assert light(page, large) == 5
+    # A small one opens its head: this is the second of the first row.
+    page.locator("#over-tokens button").click()
+    page.mouse.click(stage["x"] + across + 15 * rem, stage["y"] + 5 * rem)
+    page.wait_for_function("() => document.getElementById('layer').innerText === 'Layer 0'")
+    assert names(page) == ("Layer 0", "Head 1") and light(page, large) == 1
+    page.locator("#panel-over .stage").focus()
+    page.keyboard.press("ArrowRight")
+    assert "a looks at: f" in page.locator("#live").inner_text()
+
+
+def test_every_word_lies_over_the_picture(visit):
+    weights = np.zeros((1, 1, 2, 6), np.float32)
+    weights[0, 0, 0, 1] = weights[0, 0, 1, 5] = 1
+    image = Image(np.full((20, 30), 0.5), rows=2, columns=3)
+    page = visit([View("two words", ["two", "words"], weights, keys=list("abcdef"), image=image)])
+    assert page.locator("#steppers").is_hidden() and page.locator("#over-tokens").is_hidden()
+    assert page.locator("#over-reading").inner_text().startswith("two looks at: b 100")
+    page.locator("#panel-over .stage").focus()
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#over-reading").inner_text().startswith("words looks at: f 100")
 
 
 def test_the_keyboard_chooses_layer_head_cell_and_sentence(visit):

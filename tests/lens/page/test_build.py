@@ -130,6 +130,16 @@ def test_a_picture_comes_back():
     assert np.abs(bytes_ / 255 - pixels).max() <= 0.5 / 255 + 1e-7
 
 
+def test_a_picture_in_colours_comes_back():
+    pixels = np.random.default_rng(0).random((4, 6, 3)).astype(np.float32)
+    image = Image(pixels, rows=2, columns=2, before=1)
+    data = data_of(render_page([view(5, weights=softmax((1, 1, 5, 5)), image=image)], title="t", language="zh"))
+    packed = data["views"][0]["image"]
+    bytes_ = np.frombuffer(base64.b64decode(packed["pixels"]), np.uint8).reshape(4, 6, 3)
+    assert packed["colours"] and packed["before"] == 1 and data["language"] == "zh"
+    assert np.abs(bytes_ / 255 - pixels).max() <= 0.5 / 255 + 1e-7
+
+
 def halves(packed, dim):
     return np.frombuffer(base64.b64decode(packed), "<f2").reshape(-1, dim)
 
@@ -172,7 +182,16 @@ def test_a_word_in_context_is_cut_around_the_word():
 @pytest.mark.parametrize(
     ("image", "error", "text"),
     [
-        (Image(np.zeros((2, 2, 3)), 2, 3), ShapeError, r"Image: pixels must be floating point \[height, width\]"),
+        (
+            Image(np.zeros((2, 2, 4)), 2, 3),
+            ShapeError,
+            r"floating point \[height, width\] or \[height, width, 3\], at ",
+        ),
+        (
+            Image(np.zeros((2, 2)), 2, 2, before=1),
+            ShapeError,
+            "Image: rows × columns must have a part for each of the 5 keys after the first; got 2 × 2",
+        ),
         (Image(np.zeros((2, 2), int), 2, 3), ShapeError, r"Image: pixels must be floating point .* got int64 \[2, 2\]"),
         (Image(np.full((2, 2), 2.0), 2, 3), ArgumentError, "Image: pixels must lie between 0 and 1; got 2.0 to 2.0"),
         (Image(np.full((2, 2), np.nan), 2, 3), ArgumentError, "Image: pixels must lie between 0 and 1; got nan to nan"),

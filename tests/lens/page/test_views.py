@@ -281,7 +281,7 @@ def test_every_view_is_saved(visit, kind):
                 page.locator("#export-width").fill("700")
                 (assert_drawing if kind == "svg" else assert_image)(saved(page, kind), picture)
                 found.append(picture)
-    assert found == ["heads", "map", "image", "lines", "pair", "words", "habits", "effects", "alignment"]
+    assert found == ["over", "image", "heads", "map", "lines", "pair", "words", "habits", "effects", "alignment"]
 
 
 def assert_drawing(written, picture):

@@ -55,6 +55,9 @@ def test_a_long_text_is_shown_by_tiles(client, monkeypatch):
     weights = MODELS["first"]("long 301").maps[1].dense()[0, 2]
     tile = Tile.unpacked(client.get(f"/api/tile/{long['name']}/1/2/0/1/1").content)
     torch.testing.assert_close(tile.mean, weights[256:, 256:], atol=float(weights.max()) / 131_000, rtol=0)
+    small = Tile.unpacked(client.get(f"/api/small/{long['name']}/1/2").content)
+    assert small.mean.shape == (64, 61) and small.read == pytest.approx(64 / 301)
+    assert client.get(f"/api/small/{long['name']}/2/0").status_code == 422
     for path, status in (("2/0/0/0/0", 422), ("0/0/9/0/0", 422), ("0/0/-1/0/0", 404), ("0/0/0/0/x", 404)):
         assert client.get(f"/api/tile/{long['name']}/{path}").status_code == status
     assert "let go" in client.get("/api/tile/other/0/0/0/0/0").json()["error"]

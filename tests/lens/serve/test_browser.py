@@ -5,7 +5,7 @@ import re
 import pytest
 from lens.serve.tiny import MODELS
 
-from qkv.lens.see import look_at
+from qkv.lens.look import look_at
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -147,6 +147,47 @@ def test_a_long_map_is_zoomed_to_its_weights(page):
     area.press("0")
     handle.wait_for_function("() => document.documentElement.dataset.read === '1'")
     assert "Exact" in frame_of(page).locator("#exact").inner_text()
+
+
+def test_all_heads_of_a_long_map_stand_beside_it(page):
+    wait_for_tokens(page, ["the", "cat", "sat"])
+    open_first(page, ["the", "cat", "sat"])
+    page.locator("textarea").first.fill("long 3001")
+    frame_of(page).locator("#area").wait_for()
+    handle = page.locator("iframe").first.element_handle().content_frame()
+    handle.wait_for_function("() => document.documentElement.dataset.glanced === '6'")
+    heads = frame_of(page).locator("#heads")
+    assert heads.get_attribute("aria-label").startswith("2 layers of 3 heads as small maps. Open: layer 0, head 0.")
+    # The last of them: layer 1, head 2.
+    box = heads.bounding_box()
+    page.mouse.click(box["x"] + box["width"] - 12, box["y"] + box["height"] - 12)
+    playwright.expect(frame_of(page).locator("#head")).to_have_text("Head 2")
+    assert frame_of(page).locator("#layer").inner_text() == "Layer 1"
+    # Each is drawn with shades of its own.
+    colours = handle.evaluate(
+        """() => {
+            const canvas = document.getElementById("heads");
+            const context = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d");
+            context.drawImage(canvas, 0, 0);
+            const { data } = context.getImageData(canvas.width - 40, canvas.height - 40, 30, 30);
+            return new Set(new Uint32Array(data.buffer)).size;
+        }"""
+    )
+    assert colours > 5
+
+
+def test_two_sides_on_a_phone_are_as_tall_as_they_are_and_no_wider(page):
+    page.set_viewport_size({"width": 400, "height": 860})
+    wait_for_tokens(page, ["the", "cat", "sat"])
+    page.locator("#compare").click()
+    wait_for_tokens(page, ["the", "cat", "sat"], 1)
+    wide = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+    tall = "() => document.documentElement.scrollHeight <= innerHeight + 1 && innerHeight > 500"
+    assert page.evaluate(wide)
+    for side in (0, 1):
+        inside = page.locator("iframe").nth(side).element_handle().content_frame()
+        inside.wait_for_function(tall)
+        assert inside.evaluate(wide)
 
 
 def test_the_language_and_the_theme_reach_every_part(page):

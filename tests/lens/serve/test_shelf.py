@@ -53,6 +53,8 @@ def test_what_is_not_there_is_said(place, text):
     shelf = Shelf()
     name = shelf.keep(maps())
     with pytest.raises(ArgumentError, match=text):
+        shelf.small(place[0] or name, *place[1:])
+    with pytest.raises(ArgumentError, match=text):
         shelf.open(place[0] or name, *place[1:])
 
 

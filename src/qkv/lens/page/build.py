@@ -22,11 +22,11 @@ from qkv.lens.page.weights import fit, measure
 # functions everything.
 PARTS = (
     *("page", "words", "state", "tokens", "weights", "merge", "features", "colour", "canvas", "svg", "tabs", "stage"),
-    *("grid", "map", "labels", "zoom", "row", "image", "legend", "lines", "pair", "alignment", "projection"),
+    *("grid", "over", "map", "labels", "zoom", "row", "image", "legend", "lines", "pair", "alignment", "projection"),
     *("table", "habits", "effects", "export", "choose", "keys", "pointer", "begin", "start"),
 )
 # Of pages that stand inside another, or show a long map.
-OTHER_PARTS = ("embedded", "long")
+OTHER_PARTS = ("embedded", "glance", "long")
 GENERATOR = '<meta name="generator" content="qkv">'
 LONGEST_TOKEN = 200
 LONGEST_TITLE = 20_000
@@ -38,8 +38,10 @@ class PageExistsError(FileError, FileExistsError):
     """The path holds a file that qkv did not write."""
 
 
-def render_page(views: Iterable[View], *, title: str, subtitle: str = "", budget: int = 2_850_000) -> str:
-    """Return the page as HTML that needs nothing but itself.
+def render_page(
+    views: Iterable[View], *, title: str, subtitle: str = "", budget: int = 2_850_000, language: str | None = None
+) -> str:
+    """Return the page as HTML that needs nothing but itself; it opens in a language ("en", "zh") or the browser's.
 
     A view's weights and features take at most `budget` bytes: the step is the finest that fits, and the page states
     the error.
@@ -50,7 +52,8 @@ def render_page(views: Iterable[View], *, title: str, subtitle: str = "", budget
     views = tuple(views)
     if not views:
         raise ArgumentError(must("render_page", "views", "hold at least one view", "none", "pass [View(...)]"))
-    data = {"title": title, "subtitle": subtitle, "views": [pack_view(view, budget) for view in views]}
+    packed = [pack_view(view, budget) for view in views]
+    data = {"title": title, "subtitle": subtitle, "language": language, "views": packed}
     return fill(part("page.html"), part("page.css"), bundle(), data, title)[0]
 
 
@@ -88,6 +91,7 @@ def write_page(
     title: str,
     subtitle: str = "",
     budget: int = 2_850_000,
+    language: str | None = None,
     overwrite: bool = False,
 ) -> int:
     """Write the page to `path`, whole or not at all, and return its size in bytes.
@@ -98,7 +102,7 @@ def write_page(
     Raises: PageExistsError, FileError, ArgumentError, ShapeError.
     """
     check_page(path, overwrite=overwrite)
-    content = render_page(views, title=title, subtitle=subtitle, budget=budget).encode("utf-8")
+    content = render_page(views, title=title, subtitle=subtitle, budget=budget, language=language).encode("utf-8")
     write_whole("write_page", path, content, overwrite=True)
     return len(content)
 
@@ -185,9 +189,9 @@ def _of_parts(words: Sequence[tuple[int, int]]) -> list[list[int]]:
 
 def _pack_image(image: Image) -> dict[str, Any]:
     pixels = np.rint(255 * np.asarray(image.pixels)).astype(np.uint8)
-    height, width = pixels.shape
-    grid = {"width": width, "height": height, "rows": image.rows, "columns": image.columns}
-    return grid | {"pixels": base64.b64encode(pixels.tobytes()).decode()}
+    height, width = pixels.shape[:2]
+    grid = {"width": width, "height": height, "rows": image.rows, "columns": image.columns, "before": image.before}
+    return grid | {"colours": pixels.ndim == 3} | {"pixels": base64.b64encode(pixels.tobytes()).decode()}
 
 
 def _pack_projection(seen: Projection) -> dict[str, Any]:

@@ -17,25 +17,30 @@ PARTS = ("encoder", "decoder", "cross")
 
 @dataclass(frozen=True, eq=False)
 class Image:
-    """A grey picture whose parts are what a model looks at: a grid of rows × columns, row by row.
+    """A picture whose parts are what a model looks at: a grid of rows × columns, row by row.
 
-    `pixels` is an array [height, width] with values from 0, black, to 1, white.
+    `pixels` is an array [height, width] in grey or [height, width, 3] in colours, with values from 0, black, to 1. The
+    first `before` keys are no part of it, as a class token is none.
     """
 
     pixels: np.ndarray
     rows: int
     columns: int
+    before: int = 0
 
     def check(self, keys: int) -> None:
         """Raise ShapeError or ArgumentError unless it is a picture of so many parts."""
         pixels = np.asarray(self.pixels)
-        if pixels.ndim != 2 or not 0 < pixels.size <= LARGEST_IMAGE or not np.issubdtype(pixels.dtype, np.floating):
-            rule = f"be floating point [height, width], at most {LARGEST_IMAGE:,} pixels"
+        is_picture = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)
+        if not is_picture or not 0 < pixels.size <= LARGEST_IMAGE or not np.issubdtype(pixels.dtype, np.floating):
+            rule = f"be floating point [height, width] or [height, width, 3], at most {LARGEST_IMAGE:,} numbers"
             raise ShapeError(must("Image", "pixels", rule, f"{pixels.dtype} {list(pixels.shape)}"))
         if not (pixels.min() >= 0 and pixels.max() <= 1):
             raise ArgumentError(must("Image", "pixels", "lie between 0 and 1", f"{pixels.min()} to {pixels.max()}"))
-        if self.rows * self.columns != keys or min(self.rows, self.columns) < 1:
-            rule = f"have a part for each of the {keys} keys"
+        if self.rows * self.columns != keys - self.before or min(self.rows, self.columns) < 1 or self.before < 0:
+            rule = f"have a part for each of the {keys - self.before} keys" + (
+                " after the first" if self.before else ""
+            )
             raise ShapeError(must("Image", "rows × columns", rule, f"{self.rows} × {self.columns}"))
 
 

@@ -17,10 +17,10 @@ from starlette.routing import Route
 
 from qkv.errors import QkvError
 from qkv.lens.long import LONG_PARTS
+from qkv.lens.look import look_at
 from qkv.lens.page.build import LONGEST_TOKEN, PARTS, bundle, fill, pack_view, part
 from qkv.lens.page.view import View
 from qkv.lens.reading import Reading
-from qkv.lens.see import look_at
 from qkv.lens.serve import deadline
 from qkv.lens.serve.deadline import Deadline, LateError
 from qkv.lens.serve.desk import Busy, Desk, Stale
@@ -50,13 +50,15 @@ class RequestError(Exception):
     """A request that is not as it must be; the argument says how."""
 
 
-def make_app(models: Mapping[str, Read], texts: list[str], *, port: int, keys: Keys) -> Guard:
-    """Make the server of some models, by name; `texts` are shown first."""
+def make_app(
+    models: Mapping[str, Read], texts: list[str], *, port: int, keys: Keys, language: str | None = None
+) -> Guard:
+    """Make the server of some models, by name; `texts` are shown first, in a language or, for None, the browser's."""
     shelf = Shelf()
     desk = Desk(shelf.step)
     shell = fill(
         _part("shell.html"), part("page.css") + _part("shell.css"), _part("shell.js"),
-        {"models": list(models), "texts": texts}, "qkv", "connect-src 'self'", "frame-src 'self'",
+        {"models": list(models), "texts": texts, "language": language}, "qkv", "connect-src 'self'", "frame-src 'self'",
     )  # fmt: skip
     empty = {"title": "", "subtitle": "", "views": []}
     frame = fill(part("page.html"), part("page.css"), bundle(FRAMED), empty, "qkv")
@@ -94,6 +96,11 @@ def make_app(models: Mapping[str, Read], texts: list[str], *, port: int, keys: K
         content = await _while_there(request, work)
         return Response(content, media_type="application/octet-stream")
 
+    async def glimpse(request: Request) -> Response:
+        place = _place(request)
+        content = await _while_there(request, desk.tile(lambda: shelf.small(*place).packed()))
+        return Response(content, media_type="application/octet-stream")
+
     @asynccontextmanager
     async def life(app: Starlette):  # type: ignore[no-untyped-def]
         yield
@@ -107,6 +114,7 @@ def make_app(models: Mapping[str, Read], texts: list[str], *, port: int, keys: K
             Route("/long", page(long)),
             Route("/api/read", read, methods=["POST"]),
             Route(f"/api/map/{place}", opened),
+            Route(f"/api/small/{place}", glimpse),
             Route(f"/api/tile/{place}/{{level:int}}/{{row:int}}/{{column:int}}", tile),
         ],
         exception_handlers={

@@ -7,6 +7,7 @@ import webbrowser
 from collections.abc import Callable, Mapping, Sequence
 
 from qkv.errors import ArgumentError, FileError, UnsupportedError, must
+from qkv.lens.language import sayer
 from qkv.lens.reading import Reading
 
 PORT = 8765
@@ -24,16 +25,20 @@ def serve(
     *,
     port: int | None = None,
     browser: bool = True,
+    language: str | None = None,
 ) -> None:
     """Serve models to a browser on this machine until Ctrl-C; each, by its name, turns a text into a Reading.
 
         serve({"mine": lambda text: read(model, tokenizer, text)}, ["The cat sat."])
+
+    `language` ("en", "zh") is the terminal's and the page's; by default English, and the browser's.
 
     Only 127.0.0.1 is listened to, and only who holds the token, which the printed link gives once, is answered.
 
     Raises: UnsupportedError without starlette and uvicorn; ArgumentError for no model or a port that is none;
     FileError for a port that is taken.
     """
+    say = sayer("serve", language)
     check_served(port)
     if not models:
         raise ArgumentError(must("serve", "models", "hold at least one model", "none"))
@@ -49,13 +54,15 @@ def serve(
     def link(ticket: str) -> str:
         return f"http://127.0.0.1:{port}/open/{ticket}"
 
-    keys = Keys(renewed=lambda ticket: print(f"another browser? {link(ticket)}", flush=True))
-    app = make_app(models, list(texts), port=port, keys=keys)
+    another = say("another browser? ", "换一个浏览器？")
+    keys = Keys(renewed=lambda ticket: print(f"{another}{link(ticket)}", flush=True))
+    app = make_app(models, list(texts), port=port, keys=keys, language=language)
     config = uvicorn.Config(
         app, http=Patience, ws="none", log_level="error", access_log=False, server_header=False, proxy_headers=False,
         limit_concurrency=CONNECTIONS, h11_max_incomplete_event_size=HEAD_BYTES, timeout_graceful_shutdown=2,
     )  # fmt: skip
-    print(f"open {link(keys.ticket)}\nthe link serves once; Ctrl-C stops", flush=True)
+    told = say("the link serves once; Ctrl-C stops", "此链接只能用一次；按 Ctrl-C 停止")
+    print(f"{say('open', '打开')} {link(keys.ticket)}\n{told}", flush=True)
     if browser:
         # A browser that is started from here may not return before it is closed.
         threading.Thread(target=webbrowser.open, args=(link(keys.ticket),), daemon=True).start()
@@ -65,7 +72,7 @@ def serve(
         pass
     finally:
         listener.close()
-    print("\nstopped", flush=True)
+    print(f"\n{say('stopped', '已停止')}", flush=True)
 
 
 def check_served(port: int | None) -> None:

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 from qkv.core.map import AttentionMap
 from qkv.errors import ArgumentError, must
-from qkv.lens.pyramid import Pyramid, peak_of
+from qkv.lens.pyramid import Pyramid, Tile, peak_of, small
 
 MAPS_BYTES = 1 << 30
 PYRAMIDS_BYTES = 1 << 28
@@ -76,17 +76,11 @@ class Shelf:
 
         Raises: ArgumentError if there is no such map, layer or head.
         """
+        one = self._head(name, layer, head)
         with self._lock:
-            maps = self._maps.get(name)
-            opened = None if maps is None else self._pyramids.get((name, layer, head))
-        if maps is None:
-            raise ArgumentError(must("see", "the map", "be open", repr(name), "it was let go: read the text again"))
+            opened = self._pyramids.get((name, layer, head))
         if opened is None:
-            for what, at, size in (("layer", layer, len(maps)), ("head", head, maps[0].grid.heads)):
-                if not 0 <= at < size:
-                    raise ArgumentError(must("see", what, f"lie in 0..{size - 1}", at))
-            one = maps[layer].head(head)
-            pyramid = Pyramid(one.example(0) if one.grid.batch else one)
+            pyramid = Pyramid(one)
             opened = _Opened(pyramid, pyramid.steps(), peak_of(pyramid.seen))
             size = 8 * pyramid.shape(pyramid.base)[0] * pyramid.shape(pyramid.base)[1]
             with self._lock:
@@ -94,6 +88,24 @@ class Shelf:
         opened.seen = time.monotonic()
         self._latest = opened
         return opened.pyramid, opened.peak
+
+    def small(self, name: str, layer: int, head: int) -> Tile:
+        """Make a head's map small, without opening it.
+
+        Raises: ArgumentError if there is no such map, layer or head.
+        """
+        return small(self._head(name, layer, head))
+
+    def _head(self, name: str, layer: int, head: int) -> AttentionMap:
+        with self._lock:
+            maps = self._maps.get(name)
+        if maps is None:
+            raise ArgumentError(must("see", "the map", "be open", repr(name), "it was let go: read the text again"))
+        for what, at, size in (("layer", layer, len(maps)), ("head", head, maps[0].grid.heads)):
+            if not 0 <= at < size:
+                raise ArgumentError(must("see", what, f"lie in 0..{size - 1}", at))
+        one = maps[layer].head(head)
+        return one.example(0) if one.grid.batch else one
 
     def step(self) -> bool:
         """Read on a little in the head that was looked at last; say whether there is more to do."""

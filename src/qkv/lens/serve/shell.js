@@ -35,7 +35,7 @@
   const QUIET = 90, LONGEST_LINK = 20000;
   const client = Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join("");
   const state = {
-    language: (navigator.language || "en").toLowerCase().startsWith("zh") ? "zh" : "en",
+    language: given.language ?? ((navigator.language || "en").toLowerCase().startsWith("zh") ? "zh" : "en"),
     theme: matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light",
     compare: false, together: true,
   };
@@ -68,6 +68,7 @@
     side.waiting = { ...message, language: state.language, theme: state.theme, bare: true };
     if (side.kind !== kind) {
       Object.assign(side, { kind, ready: false });
+      side.frame.style.removeProperty("--tall");
       side.frame.src = `/${kind}`;
     } else if (side.ready) flush(side);
   };
@@ -122,7 +123,8 @@
   addEventListener("message", ({ source, origin, data }) => {
     const side = sides.find((one) => one.frame?.contentWindow === source);
     if (!side || origin !== location.origin || !data?.qkv) return;
-    const { ready, moved } = data.qkv;
+    const { ready, moved, height } = data.qkv;
+    if (height) side.frame.style.setProperty("--tall", `${height}px`);
     if (ready) {
       side.ready = true;
       flush(side);

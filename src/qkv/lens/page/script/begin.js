@@ -14,6 +14,7 @@ const begin = async () => {
   say();
   mix();
   listen();
+  if (state.view.image) state.tab = "over";
   await show(state.view);
 };
 

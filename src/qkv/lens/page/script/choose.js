@@ -90,6 +90,7 @@ const show = async (whole, [layer, head] = whole.start) => {
       const i = waiting.shift();
       await headAt(view, i);
       if (view === state.view && active().beside) drawThumb(i);
+      else if (view === state.view && active().all) soon(drawView);
     }
   }));
   if (view === state.view) {

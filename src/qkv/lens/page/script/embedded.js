@@ -34,4 +34,6 @@ if (page.views.length) {
   root.dataset.began = "";
   begin().catch(broken);
 }
+// Where there is no room for a page within the page, its frame is made as tall as it is.
+new ResizeObserver(() => tell({ height: Math.ceil(document.body.getBoundingClientRect().height) })).observe(document.body);
 tell({ ready: true });

@@ -36,6 +36,7 @@ const paintThumb = (context, i, r, over) => {
 };
 
 const drawGrid = () => {
+  if (!active().beside) return;
   const { context, canvas } = grid;
   context.clearRect(0, 0, canvas.width, canvas.height);
   paintGrid(context, ratio());

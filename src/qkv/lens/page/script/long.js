@@ -17,6 +17,8 @@ const phrases = {
     map: (layer, head, queries, keys) => `Attention of layer ${layer}, head ${head}: ${queries} queries down, ${keys} keys across. Arrow keys move, + and − zoom.`,
     view: (queries, keys) => `Queries ${queries}, keys ${keys}`,
     keys: [["←", "→", "↑", "↓"], " move  ", ["+", "−", "0"], " zoom  ", ["Shift"], " with arrows: head, layer"],
+    all: "All heads", allNote: "layers down, heads across, each from 64 queries",
+    heads: (layers, heads, layer, head) => `${layers} layers of ${heads} heads as small maps. Open: layer ${layer}, head ${head}. Shift with arrow keys chooses another.`,
     legend: (top) => `Shades from 0 to ${top} and above`, broken: "This map could not be drawn: ", gone: "the server does not answer.",
   },
   zh: {
@@ -35,13 +37,15 @@ const phrases = {
     map: (layer, head, queries, keys) => `第 ${layer} 层第 ${head} 头的注意力：纵向 ${queries} 个查询，横向 ${keys} 个键。方向键平移，+ 和 − 缩放。`,
     view: (queries, keys) => `查询 ${queries}，键 ${keys}`,
     keys: [["←", "→", "↑", "↓"], " 平移  ", ["+", "−", "0"], " 缩放  ", ["Shift"], " 加方向键：换头、换层"],
+    all: "全部注意力头", allNote: "纵向为层，横向为头，每幅取 64 个查询",
+    heads: (layers, heads, layer, head) => `${layers} 层，每层 ${heads} 头的缩略图。当前：第 ${layer} 层第 ${head} 头。Shift 加方向键切换。`,
     legend: (top) => `色阶从 0 到 ${top} 及以上`, broken: "无法绘制此图：", gone: "服务器没有应答。",
   },
 };
 
 const SIDE = 256, AT_ONCE = 4, MOST_TILES = 160, AGAIN = 500, LARGEST = 40;
 const place = {
-  language: (navigator.language || "en").toLowerCase().startsWith("zh") ? "zh" : "en",
+  language: page?.language ?? ((navigator.language || "en").toLowerCase().startsWith("zh") ? "zh" : "en"),
   layer: 0, head: 0, x: 0, y: 0, scale: 0, pointer: null,
 };
 const text = () => phrases[place.language];
@@ -79,8 +83,8 @@ const unpack = (content) => {
 };
 
 // A pixel lies half-way between the shade of the mean and that of the highest, as in a small map.
-const paint = (tile) => {
-  const shade = (value) => 255 * Math.sqrt(Math.min(1, value / info.peak));
+const paint = (tile, peak) => {
+  const shade = (value) => 255 * Math.sqrt(Math.min(1, value / peak));
   const image = new ImageData(tile.columns, tile.rows), pixels = new Uint32Array(image.data.buffer);
   for (let i = 0; i < pixels.length; i++) pixels[i] = colour.pixels[Math.round((shade(tile.mean[i]) + shade(tile.most[i])) / 2)];
   const drawn = make("canvas", { width: tile.columns, height: tile.rows });
@@ -146,7 +150,7 @@ const drawTile = (level, row, column) => {
   const tile = tiles.get(nameOf(level, row, column));
   if (!tile) return;
   if (tile.theme !== root.dataset.theme || tile.peak !== info.peak)
-    Object.assign(tile, { theme: root.dataset.theme, peak: info.peak, drawn: paint(tile) });
+    Object.assign(tile, { theme: root.dataset.theme, peak: info.peak, drawn: paint(tile, info.peak) });
   const r = ratio(), span = SIDE * 2 ** level, side = 2 ** level;
   // The last pixel of a side may stand for fewer pairs than the others.
   const right = Math.min(info.keys, column * span + tile.columns * side), bottom = Math.min(info.queries, row * span + tile.rows * side);
@@ -276,6 +280,7 @@ const announce = () => {
 
 const layout = () => {
   const unit = rem();
+  layoutGlance();
   left = Math.ceil(5.6 * unit);
   upper = Math.ceil(5 * unit);
   context = resize(canvas, area.clientWidth, area.clientHeight);
@@ -290,6 +295,7 @@ const choose = async (layer, head) => {
   for (const id of ["layer-back", "layer-on", "head-back", "head-on"]) at(id).hidden = !several;
   const chosen = `${opened.name}/${place.layer}/${place.head}`;
   say();
+  drawGlance();
   const found = await source.map();
   if (chosen !== `${opened.name}/${place.layer}/${place.head}`) return;
   info = found;
@@ -310,7 +316,9 @@ const show = async (map, spot) => {
   place.layer = Math.min(place.layer, opened.layers - 1);
   place.head = Math.min(place.head, opened.heads - 1);
   at("title").textContent = visible(opened.title);
+  layout();
   await choose(place.layer, place.head);
+  fillGlance();
 };
 
 const say = () => {
@@ -321,6 +329,7 @@ const say = () => {
   Object.assign(at("language"), { textContent: t.other, lang: t.otherLang });
   at("theme").textContent = dark ? t.light : t.dark;
   at("fit").textContent = t.fit;
+  at("glance-name").replaceChildren(t.all, make("span", { className: "quiet note", textContent: t.allNote }));
   const name = (id, label) => { at(id).setAttribute("aria-label", label); at(id).title = label; };
   name("theme", dark ? t.toLight : t.toDark);
   for (const part of ["layer", "head"]) { name(`${part}-back`, t.back[part]); name(`${part}-on`, t.on[part]); }
@@ -336,7 +345,7 @@ const say = () => {
     bar.fillRect(i, 0, 1, 1);
   }
 };
-const redraw = () => { say(); soon(); };
+const redraw = () => { say(); soon(); drawGlance(); };
 
 const press = {
   "+": () => zoom(2), "=": () => zoom(2), "-": () => zoom(0.5), "−": () => zoom(0.5), 0: () => zoom(0),

@@ -23,10 +23,9 @@ tab({
   layout: () => layoutMap(),
   draw() { drawMap(); drawRow(); },
   pictures() {
-    const { width, height } = grid.canvas, r = ratio(), { image } = state.view;
+    const { width, height } = grid.canvas, r = ratio();
     const heads = { name: "heads", width: width / r, height: height / r, paint: (context) => paintGrid(context, 1) };
-    const shown = image && { name: "image", width: 12 * image.width, height: 12 * image.height, paint: (context) => paintImage(context, 12 * image.width, 12 * image.height, 3) };
-    return [heads, wholeMap(), ...(image ? [shown] : [])];
+    return [heads, wholeMap()];
   },
 });
 

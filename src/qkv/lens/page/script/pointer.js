@@ -56,11 +56,14 @@ const listen = () => {
     const box = at("image").getBoundingClientRect(), { rows, columns } = state.view.image;
     const part = (from, size, count) => Math.max(0, Math.min(count - 1, Math.floor((from / size) * count)));
     const row = part(event.clientY - box.top, box.height, rows), column = part(event.clientX - box.left, box.width, columns);
-    return { query: state.pinned.query, key: row * columns + column };
+    return { query: state.pinned.query, key: keyOf(row * columns + column) };
   };
   at("image").addEventListener("pointermove", (event) => { if (event.pointerType === "mouse") soon(() => point(partUnder(event))); });
   at("image").addEventListener("pointerleave", () => soon(() => point(null)));
-  at("image").addEventListener("click", (event) => pin(partUnder(event)));
+  at("image").addEventListener("click", (event) => {
+    const { query, key } = partUnder(event);
+    pin(state.view.keys === null ? { query: key, key: -1 } : { query, key });
+  });
 
   at("layer-back").onclick = () => choose(state.layer - 1, state.head);
   at("layer-on").onclick = () => choose(state.layer + 1, state.head);

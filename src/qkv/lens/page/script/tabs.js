@@ -5,6 +5,7 @@
 //   draw()        from the state to the screen
 //   ofTokens      whether it shows tokens as the model has them, never merged to words
 //   heads         whether it shows the one head that is open; beside, whether the small maps of all stand beside it
+//   all           whether it draws all heads itself
 //   pictures()    what can be exported: { name, width, height, paint(context) }, in CSS pixels
 //   press(key)    what a key does to it, where it does something
 
@@ -32,7 +33,10 @@ const openTab = (name, focus = false) => {
   Object.assign(at("panel").dataset, { tab: name, beside: active().beside });
   at("panel").setAttribute("aria-labelledby", `tab-${name}`);
   for (const one of tabs) one.section.hidden = one.name !== name;
-  at("steppers").hidden = !active().heads;
+  // There is nothing to choose of one head.
+  const one = state.view.layers * state.view.heads === 1;
+  at("steppers").hidden = !active().heads || one;
+  at("heads-name").parentElement.hidden = one;
   markTabs();
   if (focus) at(`tab-${name}`).focus();
   active().enter?.();
