@@ -450,5 +450,5 @@ LAB = Lab(
         "exactly 0). Right: loss of both trainings, a line a seed.",
         "左、中：训练后的解码器中，改动词元 j 时位置 i 的输出变化多少（越亮变化越大，空白恰为 0）。右：两种训练的损失，每线一个种子。",
     ),
-    seconds=45.0,
+    seconds=31.0,
 )

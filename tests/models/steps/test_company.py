@@ -1,7 +1,5 @@
 """Threads share steps, and leave off where they hinder each other."""
 
-import time
-
 import pytest
 import torch
 
@@ -23,27 +21,28 @@ def test_who_is_not_done_is_called_again(monkeypatch):
 def step(company, monkeypatch, seconds, rows=1):
     """Take a step of so many seconds."""
     clock = iter((0.0, seconds))
-    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
-    parts, size = [], company.size()
+    monkeypatch.setattr("qkv.models.steps.company.time.perf_counter", lambda: next(clock))
+    parts, size = [], company.size(rows)
     company.work(lambda part: parts.append(part) is None, size, rows)
     assert sorted(parts) == list(range(size))
     return size
 
 
-def test_a_slow_step_is_followed_by_steps_of_one_thread(monkeypatch):
+def test_the_first_step_is_taken_alone_to_compare_with(monkeypatch):
     company = Company()
-    for seconds in (5.0, 1.0, 1.9, 3.0):
-        assert step(company, monkeypatch, seconds) == 3
-    assert [step(company, monkeypatch, 9.0) for _ in range(ALONE + 1)] == [1] * ALONE + [3]
+    assert [step(company, monkeypatch, 1.0) for _ in range(3)] == [1, 3, 3]
+
+
+def test_two_steps_that_took_longer_than_alone_are_followed_by_steps_alone(monkeypatch):
+    company = Company()
+    for seconds in (2.0, 1.0, 3.0, 2.0, 3.0):
+        step(company, monkeypatch, seconds)
+    assert step(company, monkeypatch, 2.1) == 3
+    assert [step(company, monkeypatch, 4.0) for _ in range(ALONE + 1)] == [1] * ALONE + [3]
+    # What alone took last is what counts.
+    assert [step(company, monkeypatch, 3.9) for _ in range(3)] == [3] * 3
 
 
 def test_steps_of_other_rows_are_no_measure(monkeypatch):
     company = Company()
-    assert [step(company, monkeypatch, 1.0 * rows, rows) for rows in (1, 8, 1, 8)] == [3] * 4
-
-
-def test_steps_that_grow_with_the_text_are_not_slow(monkeypatch):
-    company, seconds = Company(), 1.0
-    for _ in range(300):
-        assert step(company, monkeypatch, seconds) == 3
-        seconds *= 1.009
+    assert [step(company, monkeypatch, 1.0 * rows, rows) for rows in (1, 8, 8, 1, 8, 8)] == [1, 1, 3, 3, 3, 3]

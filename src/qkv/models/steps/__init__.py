@@ -88,7 +88,7 @@ class Steps:
         )
         position = caches[0].position
         positions = np.full(rows, position) if isinstance(position, int) else position.numpy()
-        parts = self.company.size() if self.numbers >= SHARED else 1
+        parts = self.company.size(rows) if self.numbers >= SHARED else 1
         board = new_board(kernel.PHASES * len(places) + 1, parts)
         mixed = np.empty(rows * max(heads * dim for heads, dim, *_ in self.sizes), np.float32)
         bent = np.empty(rows * max(hidden for _, _, hidden, *_ in self.sizes), np.float32)

@@ -1,6 +1,5 @@
 """Threads that take step after step together, unless they hinder each other."""
 
-import math
 import os
 import time
 from collections.abc import Callable
@@ -9,25 +8,25 @@ import torch
 
 from qkv.backends.threads import in_parallel
 
-ALONE = 20
+ALONE = 50
 """Steps that the caller takes alone once threads hindered each other, before they try again."""
 
 
 class Company:
     """Threads that share steps. Where others want the processors too, they are left alone.
 
-    A thread that does not run may have begun what all others wait for, longer than the step takes on one. It shows in a
-    step of twice the fastest's time; as texts grow and so do steps, the fastest is forgotten slowly.
+    A thread that does not run may have begun what all others wait for, longer than a step takes on one. So the first
+    step is taken alone, and two in a row that took longer together show that company does not pay.
     """
 
     def __init__(self) -> None:
-        self.fastest: dict[int, float] = {}
-        self.alone = 0
+        self.took_alone: dict[int, float] = {}
+        self.slow = self.alone = 0
 
-    def size(self) -> int:
+    def size(self, rows: int) -> int:
         """Say how many threads are to take the next step."""
-        if self.alone:
-            self.alone -= 1
+        if self.alone or rows not in self.took_alone:
+            self.alone = max(0, self.alone - 1)
             return 1
         return torch.get_num_threads()
 
@@ -40,10 +39,15 @@ class Company:
 
         start = time.perf_counter()
         in_parallel(persist, size)
-        if size > 1:
-            took, fastest = time.perf_counter() - start, self.fastest.get(rows, math.inf)
-            self.alone = ALONE if took > 2 * fastest else 0
-            self.fastest[rows] = min(took, 1.01 * fastest)
+        took = time.perf_counter() - start
+        if size == 1:
+            self.took_alone[rows] = took
+        elif took <= self.took_alone[rows]:
+            self.slow = 0
+        elif self.slow:
+            self.slow, self.alone = 0, ALONE
+        else:
+            self.slow = 1
 
 
 _give_way: Callable[[], None] = getattr(os, "sched_yield", lambda: time.sleep(0))
