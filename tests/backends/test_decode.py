@@ -290,3 +290,12 @@ def test_what_it_costs() -> None:
     assert found.cost.pairs == BATCH * HEADS * 40
     assert found.cost.bytes == 4 * (BATCH * 40 * 48 + 2 * BATCH * HEADS * 24)
     assert np.isfinite(found.cost.flops)
+
+
+def test_features_of_a_query_may_lie_apart(kernel_alone: None) -> None:
+    query, key, value = inputs(dim=32)
+    apart = torch.stack((query, torch.full_like(query, 7)), -1).flatten(-2)[..., ::2]
+    assert apart.stride(-1) == 2
+    for row in (1, slice(None)):
+        some = apart[row] if isinstance(row, int) else apart
+        check((some, key[row], value[row]), score=qkv.soft_cap(qkv.scaled_dot(), 3.0))

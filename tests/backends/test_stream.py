@@ -169,7 +169,7 @@ def test_dropout_drops_the_very_pairs_of_the_definition() -> None:
 
 
 def test_cuts_of_other_widths_take_other_groups_of_heads() -> None:
-    # The last band has 4 rows: its wide cuts take 4 heads at once, its narrow one takes 9, and begins anew with the tenth.
+    # The last band has 4 rows: its wide cuts take 4 heads at once, its narrow one takes 9, and then the tenth.
     inputs = [numbers(2, 12, count, 8, seed=count) for count in (20, 200, 200)]
     for choices in ({"dropout": 0.3}, {"mask": ~qkv.window(5), "dropout": 0.1}, {"bias": qkv.alibi(12)}):
         output, gradients = run(inputs, choices, "stream", torch.float64)
@@ -317,3 +317,14 @@ def test_under_torch_func_over_what_a_call_holds_it_gives_way() -> None:
     expected = bias.clone().requires_grad_()
     loss(expected).backward()
     torch.testing.assert_close(torch.func.grad(loss)(bias), expected.grad)
+
+
+@pytest.mark.parametrize("part", ["bias", "mask"])
+def test_what_bias_and_mask_hold_may_not_change_before_the_backward_pass(part: str) -> None:
+    leaves = [x.requires_grad_() for x in tensors()]
+    held = numbers(QUERIES, KEYS)
+    choices = {"bias": qkv.dense_bias(held)} if part == "bias" else {"mask": qkv.dense_mask(seen := held > 0)}
+    output = qkv.attend(*leaves, **choices, dropout=0.1, impl="stream")
+    (held if part == "bias" else seen).zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        output.sum().backward()

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from qkv.core.call import Call, exact
-from qkv.core.checks import are_concrete, check_whole
+from qkv.core.checks import are_concrete, check_indices, check_whole
 from qkv.core.reference import hide_rows, score_tile, visible
 from qkv.core.runs import Runs
 from qkv.core.types import Grid, Mask, Pair, Selection, Summary, Tiles, wide
@@ -120,6 +120,7 @@ class AttentionMap:
 
     def rows(self, queries: Int[Tensor, " rows"]) -> Float[Tensor, "*batch heads rows keys"]:
         """Compute the weights of some queries, numbered from 0. Cost: O(rows·keys·dim) time, O(rows·keys) memory."""
+        check_indices("AttentionMap.rows", "queries", queries, self.grid.queries)
         if self.select.by_chance:
             self._settle()
         return self._rows(queries)[0]

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from qkv.backends.available import no_kernels
 from qkv.backends.threads import in_parallel
 from qkv.core.call import exact
 from qkv.core.checks import (
@@ -137,7 +138,7 @@ def _softmax(
     logits: Float[Tensor, "places vocabulary"],
 ) -> tuple[Float[Tensor, "places vocabulary"], Float[Tensor, " places"], Float[Tensor, " places"]]:
     """Give the softmax, where it may in the logits' place, and each row's peak and log Σ exp(logit − peak)."""
-    if logits.dtype != torch.float32 or logits.numel() < MANY or not readable(logits):
+    if logits.dtype != torch.float32 or logits.numel() < MANY or not readable(logits) or no_kernels():
         likely = logits.softmax(-1)
         return likely, logits.amax(-1), -likely.amax(-1).log()
     from qkv.models import pointwise

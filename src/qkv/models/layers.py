@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from qkv.backends.available import no_kernels
 from qkv.backends.threads import in_parallel
 from qkv.core.checks import check_indices, check_number, check_rate, check_whole, readable, shown
 from qkv.core.dropout import draw_seed, threshold
@@ -121,7 +122,7 @@ class Dropout(nn.Dropout):
 
     def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Drop features while training, and scale the others up."""
-        if not self.training or threshold(float(self.p)) in (0, threshold(1.0)) or not readable(x):
+        if not self.training or threshold(float(self.p)) in (0, threshold(1.0)) or not _compiles(x):
             return super().forward(x)
         return _Dropped.apply(x, float(self.p), int(draw_seed(x.device)))
 
@@ -154,7 +155,7 @@ class Gelu(nn.GELU):
 
     def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """x Φ(x)."""
-        quick = self.approximate == "tanh" and x.dtype == torch.float32 and x.numel() >= MANY and readable(x)
+        quick = self.approximate == "tanh" and x.dtype == torch.float32 and x.numel() >= MANY and _compiles(x)
         return _Gelu.apply(x) if quick else super().forward(x)
 
 
@@ -179,6 +180,11 @@ class _Gelu(torch.autograd.Function):
             # This one can be differentiated again.
             return torch.ops.aten.gelu_backward(above, x, approximate="tanh")
         return _by_lines(pointwise.gelu_slope, x, above)
+
+
+def _compiles(x: Tensor) -> bool:
+    """Say whether a kernel can be had, and can read x."""
+    return readable(x) and no_kernels() is None
 
 
 LINES = 16

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from qkv.backends.additive.tiles import Tiles, plan_tiles
+from qkv.backends.available import no_kernels
 from qkv.core.backend import Backend, Cost, dense_cost
 from qkv.core.call import Call, exact
 from qkv.core.checks import is_transformed
@@ -58,7 +59,7 @@ def refuses(call: Call) -> str | None:
         return "torch.func cannot look into its kernels"
     if forward_ad._current_level >= 0:
         return "forward-mode differentiation cannot look into its kernels"
-    return None
+    return no_kernels() if device == "cpu" else None
 
 
 @cache

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 
+from qkv.backends.available import no_kernels
 from qkv.core.backend import Backend, Cost
 from qkv.core.call import Call, exact
 from qkv.core.checks import are_concrete
@@ -70,6 +71,8 @@ def refuses(call: Call) -> str | None:
         return "there are no pairs, or no features"
     if _folds(call):
         return None if call.group > 1 else "no query heads share keys, so PyTorch's own attention reads each once too"
+    if missing := no_kernels():
+        return missing
     if call.key.numel() + call.value.numel() < FEWEST_NUMBERS:
         return f"{grid.keys} keys are too few for the kernel to pay"
     return None
@@ -191,7 +194,8 @@ def _attend(call: Call) -> Tensor:
     output = np.empty((lanes, parts, filled * dim), np.float32)
     levels = np.empty((lanes, parts, filled, 2), np.float32)
     task = (
-        queries.detach().reshape(lanes, -1).numpy(), grid.queries, heads, share, *_numbers(key), *_numbers(value),
+        queries.detach().reshape(lanes, -1).contiguous().numpy(), grid.queries, heads, share,
+        *_numbers(key), *_numbers(value),
         live.starts, live.stops, live.tile, live.steps, live.tile_from, live.tile_to,
         np.float32(pair.scale), np.float32(cap), output, levels, rows,
     )  # fmt: skip

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from qkv.backends.available import no_kernels
 from qkv.backends.once import once
 from qkv.backends.stream.bands import Bands, plan_bands
 from qkv.backends.stream.learned import learned
@@ -18,7 +19,7 @@ from qkv.core.backend import Backend, Cost, dense_cost
 from qkv.core.call import Call, exact
 from qkv.core.checks import are_concrete
 from qkv.core.dropout import draw_seed, streams
-from qkv.core.map import reach
+from qkv.core.map import reach, tensors_of
 from qkv.core.reference import hide_rows, spread_heads
 from qkv.core.types import CappedPair, DotPair, Summary, wide
 from qkv.selections.sink import Sink
@@ -42,7 +43,7 @@ def refuses(call: Call) -> str | None:
         return "its tiles are cut by plain Python, which torch.compile, torch.func and fake tensors cannot follow"
     if 0 in (*call.query.shape, *call.key.shape, *call.value.shape):
         return "there are no pairs, or no features"
-    return None
+    return no_kernels()
 
 
 def _dot(call: Call) -> tuple[DotPair, float] | None:
@@ -130,15 +131,18 @@ class Stream(torch.autograd.Function):
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, task: Task, *held: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         output, peak, total = forward(task, query, key, value)
-        ctx.save_for_backward(query, key, value, output, peak, total, *held)
-        ctx.task = task
+        # The backward pass asks bias and mask again: kept here, PyTorch knows if what they hold has changed meanwhile.
+        asked = [tensor for part in (task.bias, task.mask) for tensor in tensors_of(part)]
+        ctx.save_for_backward(query, key, value, output, peak, total, *held, *asked)
+        ctx.task, ctx.held = task, len(held)
         ctx.mark_non_differentiable(peak)
         return output, peak, torch.where(peak != -torch.inf, total, 1).log()
 
     @staticmethod
     def backward(ctx: Any, above: Tensor, _: Tensor, above_rest: Tensor) -> tuple[Tensor | None, ...]:
         saved, task = ctx.saved_tensors, ctx.task
-        query, key, value, output, peak, total, *held = saved
+        query, key, value, output, peak, total = saved[:6]
+        held = list(saved[6 : 6 + ctx.held])
         with torch.no_grad(), exact(task.grid.device):
             gradients = backward(task, query, key, value, output, peak, total, above, above_rest, held)
         found = once("stream", gradients, (*saved, above, above_rest))

@@ -239,7 +239,7 @@ class _Tiles:
     def _shared(self, band: Band, cut: Cut) -> "tuple[Tensor | None, _Shown | None]":
         """Ask bias and mask for a cut, the bias as [batch or 1, heads or 1, rows, columns]."""
         task = self.task
-        rows, columns = torch.arange(band.start, band.stop), torch.arange(cut.start, cut.stop)
+        rows, columns = (torch.arange(*ends, device="cpu") for ends in ((band.start, band.stop), (cut.start, cut.stop)))
         shared = None if task.bias is None else four(_bias_tile(task.bias, rows, columns, task.grid), task.grid)
         if task.mask is None or cut.solid:
             return shared, None

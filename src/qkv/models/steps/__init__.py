@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from qkv.backends.available import no_kernels
 from qkv.backends.threads import in_parallel
 from qkv.core.checks import are_concrete, autocasts
 from qkv.mechanisms.cache import GrowingCache
@@ -35,6 +36,8 @@ def refuses(blocks: Sequence[nn.Module], norm: nn.Module, head: Tensor) -> str |
     tensors = [head, *(parameter for module in (*blocks, norm) for parameter in module.parameters())]
     if not are_concrete(*tensors) or autocasts(head.device):
         return "they read memory itself, on the CPU"
+    if missing := no_kernels():
+        return missing
     if any(tensor.dtype != torch.float32 or not tensor.is_contiguous() for tensor in tensors):
         return "they compute in float32"
     for block in (cast(Block, block) for block in blocks):

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from qkv.backends.available import no_kernels
 from qkv.core.checks import are_concrete, autocasts
 from qkv.mechanisms.cache import GrowingCache
 from qkv.mechanisms.multihead import Memory, MultiHead
@@ -29,6 +30,8 @@ def refuses(layers: Sequence[nn.Module], norm: nn.Module, head: Tensor) -> str |
     tensors = [head, *(parameter for module in (*layers, norm) for parameter in module.parameters())]
     if not are_concrete(*tensors) or autocasts(head.device):
         return "they read memory itself, on the CPU"
+    if missing := no_kernels():
+        return missing
     if any(tensor.dtype != torch.float32 or not tensor.is_contiguous() for tensor in tensors):
         return "they compute in float32"
     for layer in cast(Sequence[Any], layers):
