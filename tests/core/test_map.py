@@ -1,5 +1,7 @@
 """The map: its memory. What it answers is held by the contract tests, its refusals by test_errors.py."""
 
+import copy
+import pickle
 import subprocess
 import sys
 
@@ -64,3 +66,14 @@ def test_some_rows_are_those_of_the_dense_map() -> None:
     torch.testing.assert_close(seen.rows(torch.tensor([7, 0, 7])), seen.dense()[..., [7, 0, 7], :])
     drawn = qkv.attention_map(*torch.randn(2, 1, 9, 4), select=qkv.hard(sample=True))
     assert torch.equal(drawn.rows(torch.arange(9)), drawn.dense())
+
+
+def test_a_copy_answers_and_a_changed_one_is_not_copied():
+    query, key = torch.randn(2, 1, 2, 9, 4)
+    may = torch.ones(9, 9).tril() > 0
+    seen = qkv.attention_map(query, key, mask=qkv.dense_mask(may))
+    for other in (pickle.loads(pickle.dumps(seen)), copy.deepcopy(seen), copy.copy(seen)):
+        torch.testing.assert_close(other.entropy(), seen.entropy())
+    may.logical_not_()
+    with pytest.raises(qkv.ArgumentError, match="changed in place"):
+        copy.deepcopy(seen)

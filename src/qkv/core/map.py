@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -221,11 +221,23 @@ class AttentionMap:
 
     # How it is computed
 
-    def _scores(self, rows: Tensor, columns: Columns = slice(None)) -> Float[Tensor, "*batch heads rows columns"]:
-        """Score some rows against some columns, or all."""
+    def _check_unchanged(self) -> None:
         if any(tensor._version != version for tensor, version in self.made_of):
             rule, fix = "be as they were when the map was made", "ask before the optimiser steps, or copy what changes"
             raise ArgumentError(must("AttentionMap", "its tensors", rule, "one changed in place", fix))
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._check_unchanged()
+        return dict(vars(self))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # A copy's tensors, and those read from a file, count their changes anew.
+        versions = tuple((tensor, tensor._version) for tensor, _ in state["made_of"])
+        vars(self).update(state | {"made_of": versions})
+
+    def _scores(self, rows: Tensor, columns: Columns = slice(None)) -> Float[Tensor, "*batch heads rows columns"]:
+        """Score some rows against some columns, or all."""
+        self._check_unchanged()
         query = self.query.index_select(-2, rows)
         key = self.key[..., columns, :] if isinstance(columns, slice) else self.key.index_select(-2, columns)
         across = self.grid.columns()[columns]

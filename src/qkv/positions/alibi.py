@@ -49,6 +49,9 @@ class Alibi:
 def alibi(heads: int, *, offset: int | Int[Tensor, "*batch"] | None = None) -> Alibi:
     """Add −slope · |i − j|, i and j being positions ("bottom-right" unless an offset is given, as in `causal`).
 
+    The slopes are 2^(−8k/heads) for k = 1…heads, for numbers of heads between powers of two the paper's mixture; they
+    are float32 numbers in a call of any type.
+
     Paper: Press et al. 2022, arXiv:2108.12409.
     Cost: O(heads·queries·keys) time; no parameters.
     Raises: KindError, ArgumentError if heads is not an integer of at least 1.
