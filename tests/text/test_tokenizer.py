@@ -282,3 +282,23 @@ def test_nothing_to_train_on():
         train_unigram(["a"], 4)
     with pytest.raises(errors.ArgumentError, match=r"^train_byte_bpe: vocabulary must be <= 257, all that the texts"):
         train_byte_bpe([], 300)
+
+
+def test_a_small_vocabulary_keeps_the_characters_that_there_is_room_for(caplog):
+    han = "".join(chr(0x4E00 + at) for at in range(54))
+    texts = [han[: at + 1] for at in range(54)] * 3
+    whole = train_wordpiece(texts, 59, coverage=0.9999)
+    assert set(han) <= set(whole.get_vocab()) and not caplog.records
+    some = train_wordpiece(texts, 25, coverage=0.9999)
+    # The bound, obeyed, holds: no other vocabulary is asked for.
+    assert some.get_vocab_size() == 25 and set(han[:20]) <= set(some.get_vocab())
+    assert "keeps 20 of 54 characters" in caplog.text
+    assert some.encode(han[30], add_special_tokens=False).tokens == ["[UNK]"]
+
+
+def test_fewer_tokens_are_taken_if_asked_for(caplog):
+    for train, least in ((train_byte_bpe, 257), (train_wordpiece, 7), (train_unigram, 5)):
+        with pytest.raises(errors.ArgumentError, match="be <= "):
+            train(["ab ab"] * 2, 1000)
+        assert least <= train(["ab ab"] * 2, 1000, fewer=True).get_vocab_size() < 300
+        assert f"{train.__name__}: " in caplog.text

@@ -47,6 +47,9 @@ CHOICES: dict[str, dict[str, tuple[str, ...] | None]] = {
 }
 """What each kind can be told beside its numbers, and the names that are known."""
 
+COVERAGE = 0.9999
+"""Share of a text's characters that BERT's tokenizer keeps, at least, where its vocabulary has room."""
+
 PIXELS = 64
 """The side of a picture as a captioner sees it, where a user's own are given."""
 
@@ -145,9 +148,11 @@ def _caption_task(data: str | None, recipe: Recipe, choices: Mapping[str, Any], 
 
 def _maker(kind: str, name: str, vocabulary: int) -> Makes:
     """Give what makes the tokenizer: a kind by its name, or one that is in a folder."""
+    # A preset's size was chosen for nobody's texts: there may be fewer tokens in them.
+    fewer = any(vocabulary == recipe.vocabulary for recipe in PRESETS[kind].values())
 
     def bpe(*special: str) -> Makes:
-        return lambda texts: train_byte_bpe(texts, vocabulary, special=special)
+        return lambda texts: train_byte_bpe(texts, vocabulary, special=special, fewer=fewer)
 
     def letters(*special: str) -> Makes:
         return lambda texts: characters(texts, special=special, unknown="[UNK]")
@@ -155,13 +160,15 @@ def _maker(kind: str, name: str, vocabulary: int) -> Makes:
     captions = (*pictures.SPECIAL, "[UNK]")
     known: dict[str, dict[str, Makes]] = {
         "bert": {
-            "wordpiece": lambda texts: train_wordpiece(texts, vocabulary, lowercase=True, alphabet=vocabulary // 4)
+            "wordpiece": lambda texts: train_wordpiece(
+                texts, vocabulary, lowercase=True, coverage=COVERAGE, fewer=fewer
+            )
         },
         "gpt": {"bpe": bpe(END_OF_TEXT), "characters": letters("[UNK]")},
         "translate": {
             "bpe": bpe("[UNK]", START, END),
             "characters": letters("[UNK]", START, END),
-            "unigram": lambda texts: train_unigram(texts, vocabulary),
+            "unigram": lambda texts: train_unigram(texts, vocabulary, fewer=fewer),
         },
         "caption": {
             "words": lambda texts: words(texts, vocabulary, special=captions, unknown="[UNK]"),

@@ -5,6 +5,7 @@ tokenizer = train_byte_bpe(texts, 8000)                     # GPT's
 tokenizer = train_wordpiece(texts, 8000)                    # BERT's
 """
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import PathLike
@@ -24,6 +25,8 @@ END_OF_TEXT = "<|endoftext|>"
 START, END = "<s>", "</s>"
 """What a translation begins and ends with."""
 BERT_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+_log = logging.getLogger("qkv")
 
 LONGEST_WORD = 100
 """Characters of the longest word that BERT's tokenizer cuts into pieces; a longer one is unknown to it."""
@@ -58,8 +61,12 @@ def load_tokenizer(folder: str | PathLike[str]) -> Tokenizer:
     raise file_error("load_tokenizer", folder, rule, listing(folder))
 
 
-def train_byte_bpe(texts: Iterable[str], vocabulary: int, *, special: Sequence[str] = (END_OF_TEXT,)) -> Tokenizer:
+def train_byte_bpe(
+    texts: Iterable[str], vocabulary: int, *, special: Sequence[str] = (END_OF_TEXT,), fewer: bool = False
+) -> Tokenizer:
     """Make GPT-2's kind of tokenizer: pairs of bytes merged, the most frequent first. No text is unknown to it.
+
+    If the texts give fewer tokens than the vocabulary, `fewer` takes those.
 
     Paper: Sennrich et al. 2016, arXiv:1508.07909, section 3.2; on bytes, Radford et al. 2019, section 2.2.
     Raises: ArgumentError if the vocabulary has no room for the 256 bytes, or if the texts give fewer tokens.
@@ -75,7 +82,7 @@ def train_byte_bpe(texts: Iterable[str], vocabulary: int, *, special: Sequence[s
         show_progress=False,
     )
     tokenizer.train_from_iterator(map(encodable, texts), trainer)
-    return _check_reached("train_byte_bpe", vocabulary, tokenizer)
+    return _check_reached("train_byte_bpe", vocabulary, tokenizer, fewer)
 
 
 def train_wordpiece(
@@ -85,11 +92,15 @@ def train_wordpiece(
     special: Sequence[str] = BERT_SPECIAL,
     lowercase: bool = False,
     alphabet: int | None = None,
+    coverage: float = 1.0,
+    fewer: bool = False,
 ) -> Tokenizer:
     """Make BERT's kind of tokenizer: words cut into pieces, `##` before each that begins no word; 汉字 stand alone.
 
-    `alphabet` is how many characters are kept, the most frequent; a word with another one is unknown. The special
-    tokens are named as BERT's are, and hold at least [UNK], [CLS] and [SEP].
+    `alphabet` is how many characters are kept, the most frequent, at most. With a `coverage` below 1 fewer are: those
+    that make up this share of the texts, as far as the vocabulary has room. A word with another character is unknown,
+    and the log says how much of the texts that is. The special tokens are named as BERT's are, and hold at least [UNK],
+    [CLS] and [SEP]. If the texts give fewer tokens than the vocabulary, `fewer` takes those.
 
     Paper: Devlin et al. 2019, arXiv:1810.04805, section 3; pieces as in Wu et al. 2016, arXiv:1609.08144, section 4.1.
     Raises: ArgumentError if a special token is missing, if the vocabulary has no room for the characters, or if the
@@ -107,8 +118,12 @@ def train_wordpiece(
     letters: Counter[str] = Counter()
     for word, count in words.items():
         letters.update(dict.fromkeys(word, count))
-    kept = set(sorted(letters, key=lambda letter: (-letters[letter], letter))[:alphabet])
+    frequent = sorted(letters, key=lambda letter: (-letters[letter], letter))[:alphabet]
+    if coverage < 1:
+        frequent = _covering(frequent, letters, words, coverage, vocabulary - len(special))
+    kept, all_words = set(frequent), words
     words = Counter({word: n for word, n in words.items() if len(word) <= LONGEST_WORD and kept.issuperset(word)})
+    _tell_unknown(all_words, words, len(kept), len(letters))
     # The library numbers single pieces in the order of a hash table, another one in each process, and breaks ties by
     # these numbers. Given as special tokens, they have an order.
     inner = {letter for word in words for letter in word[1:]}
@@ -123,13 +138,15 @@ def train_wordpiece(
     learner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     learner.train_from_iterator(_repeated(words), trainer)
     roles = {token.strip("[]").lower(): token for token in special}
-    return _check_reached("train_wordpiece", vocabulary, _bert(learner.get_vocab(), roles, normalizer))
+    return _check_reached("train_wordpiece", vocabulary, _bert(learner.get_vocab(), roles, normalizer), fewer)
 
 
 def train_unigram(
-    texts: Iterable[str], vocabulary: int, *, special: Sequence[str] = ("<unk>", START, END)
+    texts: Iterable[str], vocabulary: int, *, special: Sequence[str] = ("<unk>", START, END), fewer: bool = False
 ) -> Tokenizer:
     """Make a Unigram tokenizer: the pieces under which the texts are most likely. The first special token is unknown.
+
+    If the texts give fewer tokens than the vocabulary, `fewer` takes those.
 
     Spaces are marked, so languages without them need no other treatment. The library adds probabilities in the order of
     a hash table: two trainings can differ in pieces that are as likely as one another. Keep the one you trained.
@@ -163,7 +180,7 @@ def train_unigram(
     _check_room("train_unigram", vocabulary, len(special) + len(letters - {" "}), "special tokens and characters")
     if problem is not None:
         raise problem
-    return _check_reached("train_unigram", vocabulary, tokenizer)
+    return _check_reached("train_unigram", vocabulary, tokenizer, fewer)
 
 
 def words(texts: Iterable[str], vocabulary: int, *, special: Sequence[str], unknown: str) -> Tokenizer:
@@ -217,6 +234,29 @@ def _check_unknown(function: str, special: Sequence[str], unknown: str) -> None:
         raise ArgumentError(must(function, "special", f"hold {unknown}, for what is unknown", list(special)))
 
 
+def _covering(
+    frequent: Sequence[str], letters: Mapping[str, int], words: Iterable[str], coverage: float, room: int
+) -> list[str]:
+    """Give the first of the letters that make up this share of the texts, or all that there is room for."""
+    inner = {letter for word in words for letter in word[1:]}
+    missing, covering = coverage * sum(letters.values()), list[str]()
+    for letter in frequent:
+        room -= 1 + (letter in inner)
+        if missing <= 0 or room < 0:
+            break
+        missing -= letters[letter]
+        covering.append(letter)
+    return covering
+
+
+def _tell_unknown(words: Mapping[str, int], known: Mapping[str, int], kept: int, letters: int) -> None:
+    """Say in the log what share of the texts' characters stands in words that are unknown."""
+    every, found = (sum(len(word) * count for word, count in some.items()) for some in (words, known))
+    if found < every:
+        text = "qkv: train_wordpiece: %.2g%% of the texts is unknown to the tokenizer, which keeps %s of %s characters"
+        _log.warning(text, 100 * (1 - found / every), kept, letters)
+
+
 def _repeated(words: Mapping[str, int]) -> Iterator[str]:
     """Give each word as often as it was counted, in pieces of a size that fits any memory."""
     for word, count in sorted(words.items()):
@@ -230,8 +270,11 @@ def _check_room(function: str, vocabulary: int, least: int, what: str, fix: str 
         raise ArgumentError(must(function, "vocabulary", f"be >= {least}, the {what}", vocabulary, fix))
 
 
-def _check_reached(function: str, vocabulary: int, tokenizer: Tokenizer) -> Tokenizer:
+def _check_reached(function: str, vocabulary: int, tokenizer: Tokenizer, fewer: bool) -> Tokenizer:
     if (most := tokenizer.get_vocab_size()) < vocabulary:
+        if fewer:
+            _log.warning("qkv: %s: %s tokens, all that the texts give, not %s", function, most, vocabulary)
+            return tokenizer
         fix = "a larger vocabulary needs more text"
         raise ArgumentError(must(function, "vocabulary", f"be <= {most}, all that the texts give", vocabulary, fix))
     return tokenizer
