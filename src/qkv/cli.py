@@ -222,7 +222,7 @@ def train(
     start: Annotated[
         str | None, typer.Option(metavar="RUN", help="caption: begin with the weights of another run.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="What chance begins with.")] = 0,
+    seed: Annotated[int, typer.Option(help="What chance begins with.", min=0, max=2**63 - 1)] = 0,
     precision: Annotated[str, typer.Option(help="float32 or bf16.")] = "float32",
     accumulate: Annotated[int, typer.Option(help="Batches of a step, one after another.")] = 1,
     workers: Annotated[int, typer.Option(help="Processes that make batches.")] = 0,
@@ -277,7 +277,7 @@ def generate(
     top_k: Annotated[int | None, typer.Option(help="Draw from so many of the likeliest.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Draw from the fewest that make up this share.")] = None,
     beams: Annotated[int, typer.Option(help="Search with so many beams; 1 does not search.")] = 1,
-    seed: Annotated[int | None, typer.Option(help="What chance begins with.")] = None,
+    seed: Annotated[int | None, typer.Option(help="What chance begins with.", min=0, max=2**63 - 1)] = None,
     see: See = None,
 ) -> None:
     """Continue a text with a GPT, as it comes."""

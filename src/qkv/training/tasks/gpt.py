@@ -6,6 +6,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from qkv.errors import ArgumentError, must
 from qkv.masks.documents import documents
 from qkv.models.generation import generate, sample
 from qkv.models.gpt import Gpt, GptConfig
@@ -57,6 +58,8 @@ class GptTask:
         placement: str = "pre",
         seed: int = 0,
     ) -> None:
+        if recipe.positions < 2:
+            raise ArgumentError(must("train gpt", "positions", "be >= 2", recipe.positions, "a token and the next"))
         self.tokenizer, self.length = tokenizer, recipe.positions
         config = GptConfig(
             tokenizer.get_vocab_size(), recipe.width, recipe.layers, recipe.heads, 4 * recipe.width, recipe.positions,
@@ -69,7 +72,7 @@ class GptTask:
         self.batches = NextTokenBatches(training, length=recipe.positions, tokens=recipe.tokens, seed=seed)
         whole = NextTokenBatches(held_out, length=recipe.positions, tokens=recipe.tokens, seed=seed)
         self.validation = First(whole)
-        self.prompt = held_out.part(0, min(8, len(held_out.tokens)))
+        self.prompt = held_out.part(0, min(8, recipe.positions // 2, len(held_out.tokens)))
 
     def loss(self, batch: NextToken) -> tuple[Tensor, int]:
         """Give the sum of the losses over a batch, and over how many tokens it is."""
