@@ -302,3 +302,9 @@ def test_fewer_tokens_are_taken_if_asked_for(caplog):
             train(["ab ab"] * 2, 1000)
         assert least <= train(["ab ab"] * 2, 1000, fewer=True).get_vocab_size() < 300
         assert f"{train.__name__}: " in caplog.text
+
+
+@pytest.mark.parametrize("coverage", [0.0, -1.0, 1.01, float("nan")])
+def test_coverage_is_a_share(coverage):
+    with pytest.raises(errors.ArgumentError, match=r"^train_wordpiece: coverage must be a number in \(0, 1\]"):
+        train_wordpiece(["ab ab"], 20, coverage=coverage)

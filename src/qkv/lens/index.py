@@ -239,6 +239,7 @@ def model_name(model: nn.Module, tokenizer: Tokenizer) -> str:
 
 
 def layer_file(layer: int) -> str:
+    """Name the file of a layer's vectors."""
     return f"layer-{layer}.bin"
 
 

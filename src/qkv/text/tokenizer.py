@@ -15,7 +15,7 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors, trainers
 from tokenizers.models import BPE, Unigram, WordLevel, WordPiece
 
-from qkv.core.checks import check_whole
+from qkv.core.checks import check_number, check_whole
 from qkv.errors import ArgumentError, must
 from qkv.folders import file_error, find_folder, listing, read_json
 from qkv.text.corpus import encodable
@@ -69,7 +69,8 @@ def train_byte_bpe(
     If the texts give fewer tokens than the vocabulary, `fewer` takes those.
 
     Paper: Sennrich et al. 2016, arXiv:1508.07909, section 3.2; on bytes, Radford et al. 2019, section 2.2.
-    Raises: ArgumentError if the vocabulary has no room for the 256 bytes, or if the texts give fewer tokens.
+    Raises: ArgumentError if the vocabulary has no room for the 256 bytes, or if the texts give fewer tokens and that is
+    not asked for.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     _check_room("train_byte_bpe", vocabulary, len(special) + len(alphabet), "special tokens and bytes")
@@ -104,12 +105,15 @@ def train_wordpiece(
 
     Paper: Devlin et al. 2019, arXiv:1810.04805, section 3; pieces as in Wu et al. 2016, arXiv:1609.08144, section 4.1.
     Raises: ArgumentError if a special token is missing, if the vocabulary has no room for the characters, or if the
-    texts give fewer tokens.
+    texts give fewer tokens and that is not asked for; KindError, ArgumentError unless coverage lies in (0, 1].
     """
     if lost := [token for token in ("[UNK]", "[CLS]", "[SEP]") if token not in special]:
         raise ArgumentError(must("train_wordpiece", "special", "hold [UNK], [CLS] and [SEP]", f"no {', '.join(lost)}"))
     if alphabet is not None:
         check_whole("train_wordpiece", "alphabet", alphabet, 1, "characters to keep")
+    check_number("train_wordpiece", "coverage", coverage, "a number in (0, 1]", above=0.0)
+    if coverage > 1:
+        raise ArgumentError(must("train_wordpiece", "coverage", "be a number in (0, 1]", coverage))
     normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=lowercase)
     cut = pre_tokenizers.BertPreTokenizer()
     words: Counter[str] = Counter()
@@ -153,7 +157,7 @@ def train_unigram(
 
     Paper: Kudo 2018, arXiv:1804.10959, section 3.2.
     Raises: ArgumentError if there is no special token, if the vocabulary has no room for the characters, or if the
-    texts give fewer tokens.
+    texts give fewer tokens and that is not asked for.
     """
     if not special:
         raise ArgumentError(must("train_unigram", "special", "hold a token for what is unknown", "none"))

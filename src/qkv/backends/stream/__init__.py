@@ -14,7 +14,7 @@ from qkv.backends.available import no_kernels
 from qkv.backends.once import once
 from qkv.backends.stream.bands import Bands, plan_bands
 from qkv.backends.stream.learned import learned
-from qkv.backends.stream.tiles import Task, backward, forward, in_rows
+from qkv.backends.stream.tiles import Task, backward, features_together, forward
 from qkv.core.backend import Backend, Cost, dense_cost
 from qkv.core.call import Call, exact
 from qkv.core.checks import are_concrete
@@ -91,7 +91,7 @@ def run(call: Call) -> tuple[Tensor, Summary]:
         spread_heads(key.to(dtype), call.group),
         spread_heads(value.to(dtype), call.group),
     )
-    query, key, value = (in_rows(x.reshape(-1, *x.shape[-3:])) for x in (query.to(dtype), key, value))
+    query, key, value = (features_together(x.reshape(-1, *x.shape[-3:])) for x in (query.to(dtype), key, value))
     lines = streams(draw_seed(grid.device), grid).reshape(-1) if call.dropout else None
     task = Task(
         grid, plan_bands(call.mask, call.bias, grid), pair.scale, cap, call.bias, call.mask, call.dropout, lines

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from qkv.backends.pieces import cut_runs
 from qkv.core.runs import Runs
@@ -39,6 +41,10 @@ class Band:
     cuts: tuple[Cut, ...]
     own: tuple[tuple[tuple[Run, ...], ...], ...]
     """Runs of keys, for [batch row][head]; one entry stands for all."""
+
+    def places(self, cut: Cut) -> tuple[Int[Tensor, " rows"], Int[Tensor, " columns"]]:
+        """Number the queries of the band and the keys of a cut, on the CPU whatever the default device."""
+        return torch.arange(self.start, self.stop, device="cpu"), torch.arange(cut.start, cut.stop, device="cpu")
 
     def within(self, cut: Cut, batch: int, head: int) -> Run:
         """Narrow a cut to what a batch row and head may see of it; the same number twice for nothing."""

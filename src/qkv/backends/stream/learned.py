@@ -83,7 +83,7 @@ class _Any:
     def settle(self, band: Band, cut: Cut) -> None:
         if self.taken is None:
             return
-        rows, columns = (torch.arange(*ends, device="cpu") for ends in ((band.start, band.stop), (cut.start, cut.stop)))
+        rows, columns = band.places(cut)
         with torch.enable_grad():
             tile = four(self.bias.tile(rows, columns, self.grid), self.grid)
             passed = torch.autograd.grad(tile, self.held, self.taken.to(tile.dtype), allow_unused=True)

@@ -92,7 +92,7 @@ def backward(
     """Give the gradients of query, key and value, and of what the bias holds, from those of output and log total."""
     from qkv.backends.stream import numba
 
-    above = in_rows(above)
+    above = features_together(above)
     delta = (above * output).sum(-1).sub_(above_rest)
     share = torch.where(total != 0, 1 / total, 0)
     peak = torch.where(peak != -torch.inf, peak, 0)
@@ -127,7 +127,7 @@ def backward(
     return by_query, _sum(by_key), _sum(by_value), *sum_learnt(learnt)
 
 
-def in_rows(x: Float[Tensor, "batch heads positions dim"]) -> Float[Tensor, "batch heads positions dim"]:
+def features_together(x: Float[Tensor, "batch heads positions dim"]) -> Float[Tensor, "batch heads positions dim"]:
     """Lay features side by side; whether heads or positions follow is all the same to a tile."""
     return x if x.stride(-1) == 1 else x.contiguous()
 
@@ -239,7 +239,7 @@ class _Tiles:
     def _shared(self, band: Band, cut: Cut) -> "tuple[Tensor | None, _Shown | None]":
         """Ask bias and mask for a cut, the bias as [batch or 1, heads or 1, rows, columns]."""
         task = self.task
-        rows, columns = (torch.arange(*ends, device="cpu") for ends in ((band.start, band.stop), (cut.start, cut.stop)))
+        rows, columns = band.places(cut)
         shared = None if task.bias is None else four(_bias_tile(task.bias, rows, columns, task.grid), task.grid)
         if task.mask is None or cut.solid:
             return shared, None
