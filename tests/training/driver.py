@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from tiny import TinyTask
 
+from qkv.training.devices import leave_group
 from qkv.training.loop import train
 from qkv.training.options import Options
 from qkv.training.schedules import cosine
@@ -32,6 +33,7 @@ def main() -> None:
     task = TinyTask(**{"seed": seed} | asked.get("task", {}))
     resume = (Path(sys.argv[1]) / "run.json").exists()
     outcome = train(task, sys.argv[1], Options(**options | asked.get("options", {})), resume=resume)
+    leave_group()
     print(json.dumps({"step": outcome.step, "loss": outcome.loss, "finished": outcome.finished}))
 
 

@@ -23,6 +23,7 @@ from qkv.text.tokenizer import (
     train_wordpiece,
     words,
 )
+from qkv.training.devices import leave_group
 from qkv.training.loop import Outcome, train
 from qkv.training.prepared import Makes, prepare_pairs, prepare_pictures, prepare_texts
 from qkv.training.recipe import Recipe
@@ -97,7 +98,9 @@ def begin(
     about: dict[str, Any] = {"data": data, "corpus": identity, "recipe": recipe.record(), "choices": dict(choices)}
     if resume:
         about["recipe"] |= {name: before["recipe"][name] for name in ("steps", "every")}
-    return train(task, out, recipe.options(**loop), resume=resume, about=about)
+    outcome = train(task, out, recipe.options(**loop), resume=resume, about=about)
+    leave_group()
+    return outcome
 
 
 def make_task(

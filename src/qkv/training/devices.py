@@ -44,6 +44,12 @@ def accelerator_for(precision: str) -> Any:
     return accelerator
 
 
+def leave_group() -> None:
+    """Leave the other ranks, before the interpreter ends: a thread of theirs that outlives it aborts the process."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 class Objective(nn.Module):
     """A task's loss as a module: what DDP and FSDP2 wrap."""
 
