@@ -49,9 +49,9 @@ def test_offline(hub, load):
 
 
 def test_the_hub_itself_offline(monkeypatch, tmp_path):
-    hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is an extra")
-    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    constants = pytest.importorskip("huggingface_hub.constants", reason="huggingface_hub is an extra")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(errors.FileError, match=r"a name that the Hugging Face Hub can be asked for; got 'no/such' \("):
         find_folder("no/such", "load")
 

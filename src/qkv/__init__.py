@@ -51,7 +51,8 @@ _HOME = {
     "models.cross_entropy": ("cross_entropy",),
     "models.generation": ("beam_search", "fill", "generate", "greedy", "sample"),
     "models.gpt": ("Gpt", "GptConfig"),
-    "models.layers": ("batch_norm", "layer_norm", "no_positions", "post_norm", "pre_norm", "rms_norm"),
+    "models.layers": ("no_positions", "post_norm", "pre_norm"),
+    "models.norms": ("batch_norm", "layer_norm", "rms_norm"),
     "models.pretrained": (
         "default_folder",
         "default_model",

@@ -8,7 +8,8 @@ import torch
 import qkv
 from qkv import errors
 from qkv.models.bert import Bert, BertConfig, Embeddings
-from qkv.models.layers import batch_norm, layer_norm, no_positions, post_norm, pre_norm, rms_norm
+from qkv.models.layers import no_positions, post_norm, pre_norm
+from qkv.models.norms import batch_norm, layer_norm, rms_norm
 from qkv.positions.embeddings import LearnedPositions
 
 CONFIG = BertConfig(vocabulary=50, width=12, layers=3, heads=4, feed_forward=20, positions=16)

@@ -7,7 +7,8 @@ from torch.nn import functional as F
 import qkv
 from qkv import errors
 from qkv.models.gpt import Gpt, GptConfig
-from qkv.models.layers import batch_norm, no_positions, post_norm, pre_norm, rms_norm
+from qkv.models.layers import no_positions, post_norm, pre_norm
+from qkv.models.norms import batch_norm, rms_norm
 
 CONFIG = GptConfig(vocabulary=50, width=12, layers=3, heads=2, feed_forward=20, positions=16)
 TOKENS = torch.randint(50, (3, 9), generator=torch.Generator().manual_seed(1))

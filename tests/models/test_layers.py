@@ -1,56 +1,30 @@
-"""Norms, their placements, the feed-forward layer by hand; positions act in the one place that is theirs."""
+"""Where norms stand, the feed-forward layer by hand; positions act in the one place that is theirs."""
 
 import pytest
 import torch
-from budget import assert_within
 from torch import nn
 
 import qkv
 from qkv import errors
 from qkv.models.layers import (
-    MANY,
-    Dropout,
     FeedForward,
-    Gelu,
     added,
-    batch_norm,
     bias_of,
     check_positions,
     for_layer,
-    layer_norm,
     no_positions,
     place,
     post_norm,
     pre_norm,
-    rms_norm,
     turning,
 )
+from qkv.models.norms import batch_norm, rms_norm
 
 X = torch.randn(2, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
 def double(make, *arguments):
     return make(*arguments).double()
-
-
-def test_layer_norm():
-    expected = (X - X.mean(-1, keepdim=True)) / (X.var(-1, keepdim=True, correction=0) + 0.1).sqrt()
-    torch.testing.assert_close(double(layer_norm(epsilon=0.1), 4)(X), expected)
-
-
-def test_rms_norm():
-    expected = X / (X.square().mean(-1, keepdim=True) + 0.1).sqrt()
-    torch.testing.assert_close(double(rms_norm(epsilon=0.1), 4)(X), expected)
-
-
-def test_batch_norm_is_over_all_tokens():
-    norm = double(batch_norm(epsilon=0.1, momentum=1.0), 4)
-    tokens = X.flatten(0, 1)
-    expected = (X - tokens.mean(0)) / (tokens.var(0, correction=0) + 0.1).sqrt()
-    torch.testing.assert_close(norm(X), expected)
-    # What it has seen is what it norms by afterwards (torch keeps the unbiased variance).
-    expected = (X - tokens.mean(0)) / (tokens.var(0) + 0.1).sqrt()
-    torch.testing.assert_close(norm.eval()(X), expected)
 
 
 def test_pre_norm():
@@ -70,79 +44,6 @@ def test_dropout_falls_on_what_is_added(placement):
     residual = double(placement(lambda width: nn.Identity()), 4, 1.0)
     assert torch.equal(residual(X, torch.sin), X)
     torch.testing.assert_close(residual.eval()(X, torch.sin), X + torch.sin(X))
-
-
-@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
-@pytest.mark.parametrize("shape", [(), (3,), (100, 1001)])
-def test_dropout_drops_its_share_and_keeps_the_mean(shape, rate):
-    torch.manual_seed(0)
-    x = torch.ones(shape, dtype=torch.float64, requires_grad=True)
-    dropped = Dropout(rate)(x)
-    dropped.sum().backward()
-    assert torch.equal(x.grad, dropped.detach())
-    kept = 1 / (1 - rate)
-    assert set(dropped.flatten().tolist()) <= {0.0, kept}
-    if x.numel() > 1000:
-        assert abs((dropped == 0).double().mean() - rate) < 4 * (rate * (1 - rate) / x.numel()) ** 0.5
-        # Neighbours know nothing of one another.
-        four = (dropped.detach().flatten()[:100_000] == 0).double().view(-1, 4)
-        assert (torch.corrcoef(four.T) - torch.eye(4)).abs().max() < 5 / 25_000**0.5
-
-
-def test_dropout_is_seeded_and_off_at_rest():
-    torch.manual_seed(0)
-    first = Dropout(0.5)(X)
-    torch.manual_seed(0)
-    assert torch.equal(first, Dropout(0.5)(X)) and not torch.equal(first, Dropout(0.5)(X))
-    assert Dropout(0.5).eval()(X) is X and torch.equal(Dropout(0.0)(X), X) and (Dropout(1.0)(X) == 0).all()
-
-
-def test_dropout_of_half_precision_and_strided_tensors():
-    x = torch.ones(50, 40, dtype=torch.bfloat16).T
-    got = Dropout(0.5)(x)
-    assert got.dtype == torch.bfloat16 and got.shape == (40, 50) and set(got.flatten().tolist()) == {0.0, 2.0}
-
-
-@pytest.mark.parametrize("threads", [1, 2, 3])
-def test_dropout_and_gelu_on_any_number_of_threads(threads):
-    x, before, got = torch.randn(90_001), torch.get_num_threads(), []
-    for count in (1, threads):
-        torch.set_num_threads(count)
-        try:
-            torch.manual_seed(0)
-            got.append((Dropout(0.3)(x), Gelu("tanh")(x)))
-        finally:
-            torch.set_num_threads(before)
-    assert all(torch.equal(one, other) for one, other in zip(*got, strict=True))
-
-
-def test_dropout_is_differentiable_again_and_again():
-    x = X.clone().requires_grad_()
-
-    def dropped(x):
-        torch.manual_seed(0)
-        return Dropout(0.5)(x) ** 3
-
-    assert torch.autograd.gradcheck(dropped, x) and torch.autograd.gradgradcheck(dropped, x)
-
-
-@pytest.mark.parametrize("numbers", [MANY - 1, MANY, 3 * MANY + 7])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("approximate", ["tanh", "none"])
-def test_gelu_is_torchs(approximate, dtype, numbers):
-    x = (3 * torch.randn(2, numbers, generator=torch.Generator().manual_seed(0))).to(dtype).T.requires_grad_()
-    above, results = torch.linspace(-1, 1, 2, dtype=dtype).expand(numbers, 2), []
-    for module, given in ((Gelu, x), (nn.GELU, x), (nn.GELU, x.detach().double().requires_grad_())):
-        out = module(approximate)(given)
-        (first,) = torch.autograd.grad(out, given, above.to(given.dtype), retain_graph=True)
-        (again,) = torch.autograd.grad(out, given, above.to(given.dtype), create_graph=True)
-        (second,) = torch.autograd.grad(again.sum(), given)
-        results.append((out, first, second))
-    for ours, plain, exact in zip(*results, strict=True):
-        if dtype == torch.float32:
-            assert_within(ours, exact, plain)
-        else:
-            assert torch.equal(ours, plain)
 
 
 def test_placements_are_values():
@@ -227,14 +128,6 @@ def test_a_score_for_each_layer():
 @pytest.mark.parametrize(
     "make, kind, text",
     [
-        (lambda: layer_norm(epsilon=0), errors.ArgumentError, "layer_norm: epsilon must be a finite number > 0; got 0"),
-        (lambda: rms_norm(epsilon="1"), errors.KindError, "rms_norm: epsilon must be a finite number > 0; got str"),
-        (
-            lambda: batch_norm(epsilon=-1),
-            errors.ArgumentError,
-            "batch_norm: epsilon must be a finite number > 0; got -1",
-        ),
-        (lambda: batch_norm(momentum=2), errors.ArgumentError, "batch_norm: momentum must lie in [0, 1]; got 2"),
         (lambda: FeedForward(0, 4), errors.ArgumentError, "FeedForward: width must be >= 1; got 0"),
         (lambda: FeedForward(4, 0), errors.ArgumentError, "FeedForward: hidden must be >= 1; got 0"),
         (

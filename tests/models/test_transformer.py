@@ -9,7 +9,8 @@ from torch import nn
 
 import qkv
 from qkv import errors
-from qkv.models.layers import batch_norm, layer_norm, no_positions, post_norm, pre_norm, rms_norm
+from qkv.models.layers import no_positions, post_norm, pre_norm
+from qkv.models.norms import batch_norm, layer_norm, rms_norm
 from qkv.models.transformer import Transformer, TransformerConfig
 from qkv.text.batching import Sequences
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny import TinyTask
 
-from qkv.training.devices import Objective, accelerator_for
+from qkv.training.devices import Objective, accelerator_for, leave_group
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16", "float32"])
@@ -20,3 +20,10 @@ def test_an_objective_is_the_loss_of_its_task():
     batch = task.batches[0]
     assert torch.equal(Objective(task)(batch)[0], task.loss(batch)[0])
     assert dict(Objective(task).named_parameters()).keys() == {f"model.{n}" for n, _ in task.model.named_parameters()}
+
+
+def test_the_group_is_left():
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    leave_group()
+    assert not torch.distributed.is_initialized()
+    leave_group()

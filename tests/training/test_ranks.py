@@ -9,7 +9,7 @@ import torch
 from processes import DRIVER, environment, finish, metrics_of, tensors_of, train_to_end
 
 from qkv.errors import UnsupportedError
-from qkv.training.devices import accelerator_for, leave_group
+from qkv.training.devices import accelerator_for
 
 pytestmark = pytest.mark.slow
 
@@ -89,10 +89,3 @@ def test_other_ways_to_shard_are_refused(monkeypatch):
     )
     with pytest.raises(UnsupportedError, match=text):
         accelerator_for("float32")
-
-
-def test_the_group_is_left():
-    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
-    leave_group()
-    assert not torch.distributed.is_initialized()
-    leave_group()

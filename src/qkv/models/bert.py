@@ -20,7 +20,6 @@ from qkv.masks.algebra import Mask
 from qkv.models.cross_entropy import cross_entropy
 from qkv.models.layers import (
     Block,
-    Dropout,
     Encoded,
     MakesScore,
     MakesSelection,
@@ -33,11 +32,12 @@ from qkv.models.layers import (
     check_positions,
     check_tokens,
     draw,
-    layer_norm,
     place,
     post_norm,
     turning,
 )
+from qkv.models.norms import layer_norm
+from qkv.models.pointwise import Dropout
 from qkv.positions.embeddings import LearnedPositions, Segments
 
 

@@ -141,12 +141,12 @@ def _softmax(
     if logits.dtype != torch.float32 or logits.numel() < MANY or not readable(logits) or no_kernels():
         likely = logits.softmax(-1)
         return likely, logits.amax(-1), -likely.amax(-1).log()
-    from qkv.models import pointwise
+    from qkv.models.pointwise import kernel
 
     places, parts = logits.shape[0], torch.get_num_threads()
     peak, rest = logits.new_empty(places), logits.new_empty(places)
     flat = [x.numpy() for x in (logits, peak, rest)]
-    in_parallel(lambda part: pointwise.softmax(*flat, places * part // parts, places * (part + 1) // parts), parts)
+    in_parallel(lambda part: kernel.softmax(*flat, places * part // parts, places * (part + 1) // parts), parts)
     return logits, peak, rest
 
 

@@ -24,9 +24,7 @@ from qkv.mechanisms.cache import Cache, KeyValueCache, RaggedCache
 from qkv.models.cross_entropy import cross_entropy
 from qkv.models.layers import (
     Block,
-    Dropout,
     Encoded,
-    Gelu,
     MakesScore,
     MakesSelection,
     Placement,
@@ -38,11 +36,12 @@ from qkv.models.layers import (
     check_positions,
     check_tokens,
     draw,
-    layer_norm,
     place,
     pre_norm,
     turning,
 )
+from qkv.models.norms import layer_norm
+from qkv.models.pointwise import Dropout, Gelu
 from qkv.models.steps import MOST_ROWS, Steps, refuses
 from qkv.positions.embeddings import LearnedPositions
 

@@ -1,4 +1,4 @@
-"""What the models share: norms, where a norm stands, the feed-forward layer, a block, positions wherever they act.
+"""What the models share: where a norm stands, the feed-forward layer, a block, positions wherever they act.
 
     Gpt(config, placement=pre_norm(rms_norm()), positions=rotary(), select=topk(8))
 
@@ -14,195 +14,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from qkv.backends.available import no_kernels
-from qkv.backends.threads import in_parallel
-from qkv.core.checks import check_indices, check_number, check_rate, check_whole, readable, shown
-from qkv.core.dropout import draw_seed, threshold
+from qkv.core.checks import check_indices, check_rate, check_whole, readable, shown
 from qkv.core.map import AttentionMap
-from qkv.core.types import Bias, Score, Selection, wide
+from qkv.core.types import Bias, Score, Selection
 from qkv.errors import KindError, ShapeError, must
 from qkv.masks.algebra import Mask
 from qkv.mechanisms.cache import KeyValueCache
 from qkv.mechanisms.multihead import MultiHead
+from qkv.models.norms import Norm, layer_norm
+from qkv.models.pointwise import Dropout
 from qkv.positions.alibi import Alibi
 from qkv.positions.relative import T5Relative
 from qkv.positions.rotary import Rotary
-
-# Norms
-
-
-@dataclass(frozen=True)
-class LayerNorm:
-    """Makes torch's LayerNorm of a width."""
-
-    epsilon: float
-
-    def __call__(self, width: int) -> nn.Module:
-        """Make one."""
-        return nn.LayerNorm(width, self.epsilon)
-
-
-@dataclass(frozen=True)
-class RMSNorm:
-    """Makes torch's RMSNorm of a width."""
-
-    epsilon: float
-
-    def __call__(self, width: int) -> nn.Module:
-        """Make one."""
-        return nn.RMSNorm(width, self.epsilon)
-
-
-@dataclass(frozen=True)
-class BatchNorm:
-    """Makes a BatchNorm of a width, over all tokens."""
-
-    epsilon: float
-    momentum: float
-
-    def __call__(self, width: int) -> nn.Module:
-        """Make one."""
-        return TokenNorm(width, self.epsilon, self.momentum)
-
-
-Norm: TypeAlias = Callable[[int], nn.Module]
-"""What makes a norm of a width: one of the three, or any function that gives a module on [*batch, width]."""
-
-
-class TokenNorm(nn.BatchNorm1d):
-    """Batch normalisation of features over all tokens of all sequences, whatever the dimensions before the last."""
-
-    def forward(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
-        """Normalise by the batch while training, by the running statistics after."""
-        return super().forward(x.reshape(-1, x.shape[-1])).view(x.shape)
-
-
-def layer_norm(*, epsilon: float = 1e-5) -> LayerNorm:
-    """Normalise each token to mean 0 and variance 1, then scale and shift.
-
-    Paper: Ba et al. 2016, arXiv:1607.06450.
-    Raises: KindError, ArgumentError unless epsilon is a number > 0.
-    """
-    check_number("layer_norm", "epsilon", epsilon, "a finite number > 0", above=0.0)
-    return LayerNorm(epsilon)
-
-
-def rms_norm(*, epsilon: float = 1e-6) -> RMSNorm:
-    """Divide each token by the root of its mean square, then scale.
-
-    Paper: Zhang and Sennrich 2019, arXiv:1910.07467.
-    Raises: KindError, ArgumentError unless epsilon is a number > 0.
-    """
-    check_number("rms_norm", "epsilon", epsilon, "a finite number > 0", above=0.0)
-    return RMSNorm(epsilon)
-
-
-def batch_norm(*, epsilon: float = 1e-5, momentum: float = 0.1) -> BatchNorm:
-    """Normalise each feature over all tokens. A token then sees its batch while training: no leak is kept out.
-
-    Paper: Ioffe and Szegedy 2015, arXiv:1502.03167; Shen et al. 2020, arXiv:2003.07845 (in Transformers).
-    Raises: KindError, ArgumentError unless epsilon is a number > 0 and the momentum lies in [0, 1].
-    """
-    check_number("batch_norm", "epsilon", epsilon, "a finite number > 0", above=0.0)
-    check_rate("batch_norm", "momentum", momentum)
-    return BatchNorm(epsilon, momentum)
-
-
-# Dropout
-
-
-class Dropout(nn.Dropout):
-    """torch's dropout, whose numbers on the CPU are a function of (seed, place): they are drawn again, never stored.
-
-    The seed is drawn from torch's generator once a call.
-
-    Paper: Srivastava et al. 2014, "Dropout: A Simple Way to Prevent Neural Networks from Overfitting";
-    counter-based numbers: Salmon et al. 2011.
-    """
-
-    def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Drop features while training, and scale the others up."""
-        if not self.training or threshold(float(self.p)) in (0, threshold(1.0)) or not _compiles(x):
-            return super().forward(x)
-        return _Dropped.apply(x, float(self.p), int(draw_seed(x.device)))
-
-
-class _Dropped(torch.autograd.Function):
-    """Its gradient is dropped in the same places, and so is that one's."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, rate: float, seed: int) -> Tensor:
-        from qkv.models import pointwise
-
-        ctx.rate, ctx.seed = rate, seed
-        drawn = seed, threshold(rate) - 1, 1 / (1 - rate)
-        whole = wide(x.dtype)
-        return _by_lines(lambda *parts: pointwise.drop(*parts, *drawn), x.to(whole)).to(x.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, above: Tensor) -> tuple[Tensor | None, ...]:
-        return _Dropped.apply(above, ctx.rate, ctx.seed), None, None
-
-
-# GELU
-
-
-class Gelu(nn.GELU):
-    """torch's GELU; by tanh in float32 on the CPU it takes a quarter of torch's time.
-
-    Paper: Hendrycks and Gimpel 2016, arXiv:1606.08415.
-    """
-
-    def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """x Φ(x)."""
-        quick = self.approximate == "tanh" and x.dtype == torch.float32 and x.numel() >= MANY and _compiles(x)
-        return _Gelu.apply(x) if quick else super().forward(x)
-
-
-MANY = 1 << 15
-"""Numbers from which on GELU's kernel saves more than calling it costs."""
-
-
-class _Gelu(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        from qkv.models import pointwise
-
-        ctx.save_for_backward(x)
-        return _by_lines(pointwise.gelu, x)
-
-    @staticmethod
-    def backward(ctx: Any, above: Tensor) -> Tensor:
-        from qkv.models import pointwise
-
-        (x,) = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            # This one can be differentiated again.
-            return torch.ops.aten.gelu_backward(above, x, approximate="tanh")
-        return _by_lines(pointwise.gelu_slope, x, above)
-
-
-def _compiles(x: Tensor) -> bool:
-    """Say whether a kernel can be had, and can read x."""
-    return readable(x) and no_kernels() is None
-
-
-LINES = 16
-"""Lines from which on a thread more is worth asking: it costs some 20 µs."""
-
-
-def _by_lines(kernel: Callable[..., None], *inputs: Tensor) -> Tensor:
-    """Run a kernel of flat arrays over lines, shared among the threads; what it gives is like its first input."""
-    from qkv.models.pointwise import LINE
-
-    inputs = tuple(x.contiguous() for x in inputs)
-    out = torch.empty_like(inputs[0])
-    flat = [x.detach().view(-1).numpy() for x in (*inputs, out)]
-    lines = -(-out.numel() // LINE)
-    parts = max(1, min(torch.get_num_threads(), lines // LINES))
-    in_parallel(lambda part: kernel(*flat, lines * part // parts, lines * (part + 1) // parts), parts)
-    return out
-
 
 # Where a norm stands
 

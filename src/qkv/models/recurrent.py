@@ -30,8 +30,8 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from qkv.core.checks import check_rate, check_whole, shown
 from qkv.errors import ArgumentError, KindError, UnsupportedError, must
 from qkv.models.cross_entropy import LOGITS, cross_entropy
-from qkv.models.layers import Dropout
 from qkv.models.looking import AdditiveAttention, Attention, Look, Looking, Source, Words
+from qkv.models.pointwise import Dropout
 from qkv.models.translation import Packed, check_pairs, check_rows, check_sequences, check_targets, in_rows
 
 

@@ -31,7 +31,6 @@ from qkv.mechanisms.multihead import Memory, MultiHead
 from qkv.models.cross_entropy import cross_entropy
 from qkv.models.layers import (
     Block,
-    Dropout,
     FeedForward,
     MakesScore,
     MakesSelection,
@@ -44,6 +43,7 @@ from qkv.models.layers import (
     post_norm,
     turning,
 )
+from qkv.models.pointwise import Dropout
 from qkv.models.steps.decoder import MOST_ROWS, DecoderSteps, refuses
 from qkv.models.translation import Packed, check_pairs, check_rows, check_sequences, check_targets, in_rows
 from qkv.positions.rotary import Rotary

@@ -9,7 +9,7 @@ from torch import nn
 
 import qkv
 from qkv import errors
-from qkv.models.layers import batch_norm, no_positions, post_norm, pre_norm, rms_norm
+from qkv.models.layers import no_positions, post_norm, pre_norm
 from qkv.models.looking import (
     AdditiveAttention,
     ConcatScore,
@@ -21,6 +21,7 @@ from qkv.models.looking import (
     LuongAttention,
     NoAttention,
 )
+from qkv.models.norms import batch_norm, rms_norm
 from qkv.models.pretrained import load_bert, load_model, save_model
 from qkv.models.recurrent import InputFed, Recurrent, RecurrentConfig, StepThenLook
 from qkv.models.transformer import Transformer, TransformerConfig

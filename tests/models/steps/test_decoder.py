@@ -6,7 +6,8 @@ from torch import nn
 
 import qkv
 from qkv.backends.threads import in_parallel
-from qkv.models.layers import batch_norm, layer_norm, no_positions, post_norm, pre_norm, rms_norm
+from qkv.models.layers import no_positions, post_norm, pre_norm
+from qkv.models.norms import batch_norm, layer_norm, rms_norm
 from qkv.models.steps.decoder import DecoderSteps, refuses
 from qkv.models.transformer import Transformer, TransformerConfig
 from qkv.text.batching import Sequences

@@ -6,7 +6,8 @@ from torch import nn
 
 import qkv
 from qkv.models.gpt import Gpt, GptConfig
-from qkv.models.layers import post_norm, pre_norm, rms_norm
+from qkv.models.layers import post_norm, pre_norm
+from qkv.models.norms import rms_norm
 from qkv.models.steps import refuses
 
 LENGTHS = torch.tensor([9, 5, 1])

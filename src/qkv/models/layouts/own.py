@@ -14,8 +14,9 @@ from qkv.models import captioner, looking, recurrent
 from qkv.models.bert import Bert, BertConfig
 from qkv.models.captioner import Captioner, CaptionerConfig
 from qkv.models.gpt import Gpt, GptConfig
-from qkv.models.layers import BatchNorm, Block, LayerNorm, NoPositions, PostNorm, PreNorm, RMSNorm
+from qkv.models.layers import Block, NoPositions, PostNorm, PreNorm
 from qkv.models.layouts.layout import Layout
+from qkv.models.norms import BatchNorm, LayerNorm, RMSNorm
 from qkv.models.recurrent import Recurrent, RecurrentConfig
 from qkv.models.transformer import Transformer, TransformerConfig
 from qkv.positions.alibi import Alibi

@@ -7,44 +7,44 @@ from budget import assert_within
 from torch.nn import functional as F
 
 from qkv.core.dropout import mix, threshold
-from qkv.models import pointwise
+from qkv.models.pointwise import kernel
 
 LINES = 3
-COUNT = LINES * pointwise.LINE - 5
+COUNT = LINES * kernel.LINE - 5
 
 
 @pytest.mark.parametrize("seed", [0, 7, (1 << 61) + 12345])
 @pytest.mark.parametrize("rate", [0.1, 0.9])
 def test_what_is_dropped_follows_from_seed_line_and_place(seed, rate):
     x, out = np.random.default_rng(0).normal(size=COUNT), np.empty(COUNT)
-    pointwise.drop(x, out, 0, LINES, seed, threshold(rate) - 1, 1 / (1 - rate))
+    kernel.drop(x, out, 0, LINES, seed, threshold(rate) - 1, 1 / (1 - rate))
     stream = mix(mix(torch.tensor(seed & 0xFFFFFFFF)) ^ (seed >> 32))
-    lines, places = torch.arange(LINES)[:, None], torch.arange(pointwise.LINE)
+    lines, places = torch.arange(LINES)[:, None], torch.arange(kernel.LINE)
     keep = (mix(mix(stream ^ lines) ^ places) >= threshold(rate)).flatten()[:COUNT]
     assert np.array_equal(out, np.where(keep.numpy(), x * (1 / (1 - rate)), 0))
 
 
 def test_a_number_that_is_dropped_is_0_whatever_it_was():
     x, out = np.full(COUNT, np.nan, np.float32), np.empty(COUNT, np.float32)
-    pointwise.drop(x, out, 0, LINES, 1, threshold(0.5) - 1, 2.0)
+    kernel.drop(x, out, 0, LINES, 1, threshold(0.5) - 1, 2.0)
     assert set(np.unique(np.isnan(out))) == {False, True} and (out[~np.isnan(out)] == 0).all()
 
 
 def test_lines_are_taken_by_themselves():
     x = np.random.default_rng(0).normal(size=COUNT).astype(np.float32)
     whole, parts = (np.zeros(COUNT, np.float32) for _ in range(2))
-    pointwise.drop(x, whole, 0, LINES, 1, threshold(0.5) - 1, 2.0)
+    kernel.drop(x, whole, 0, LINES, 1, threshold(0.5) - 1, 2.0)
     for line in (2, 0, 1):
-        pointwise.drop(x, parts, line, line + 1, 1, threshold(0.5) - 1, 2.0)
+        kernel.drop(x, parts, line, line + 1, 1, threshold(0.5) - 1, 2.0)
     assert np.array_equal(whole, parts)
 
 
 def gelu_of(x):
     """Give what the kernels give for x, and for its gradient under one that grows."""
     out, slope, above = torch.empty_like(x), torch.empty_like(x), torch.linspace(-1, 1, len(x))
-    lines = -(-len(x) // pointwise.LINE)
-    pointwise.gelu(x.numpy(), out.numpy(), 0, lines)
-    pointwise.gelu_slope(x.numpy(), above.numpy(), slope.numpy(), 0, lines)
+    lines = -(-len(x) // kernel.LINE)
+    kernel.gelu(x.numpy(), out.numpy(), 0, lines)
+    kernel.gelu_slope(x.numpy(), above.numpy(), slope.numpy(), 0, lines)
     return out, slope, above
 
 
@@ -83,7 +83,7 @@ def test_softmax(name):
     logits = torch.stack([torch.zeros_like(row), row, torch.zeros_like(row)])
     peak, rest = torch.full((3,), 5.0), torch.full((3,), 5.0)
     exact, plain = row.double().softmax(-1), row.softmax(-1)
-    pointwise.softmax(logits.numpy(), peak.numpy(), rest.numpy(), 1, 2)
+    kernel.softmax(logits.numpy(), peak.numpy(), rest.numpy(), 1, 2)
     assert_within(logits[1], exact, plain)
     # A row that has no softmax has no level either, where logsumexp gives its infinite peak.
     level = row.double().logsumexp(-1, keepdim=True) if exact.isfinite().all() else torch.tensor([torch.nan]).double()
