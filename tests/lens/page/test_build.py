@@ -249,9 +249,10 @@ def test_layers_may_be_computed_when_asked_for():
 @pytest.mark.parametrize("spread", [1.0, 3.0])
 def test_512_tokens_and_72_heads_fit_the_budget(tmp_path, spread):
     weights = softmax((6, 12, 512, 512), spread=spread)
-    start = time.perf_counter()
+    # The processor's time: what else runs beside the tests says nothing of this.
+    start = time.process_time()
     size = write_page(tmp_path / "page.html", [view(512, weights=weights)], title="t")
-    assert time.perf_counter() - start <= 3
+    assert time.process_time() - start <= 3
     assert size == (tmp_path / "page.html").stat().st_size <= 3_000_000
     data = data_of((tmp_path / "page.html").read_text())["views"][0]
     assert np.abs(decode(data) - weights).max() <= data["error"] < 0.01

@@ -67,7 +67,7 @@ def test_ten_clients_at_once_are_served(server):
             slow = pool.submit(ask, client, "slow one", "s")
             many = [pool.submit(ask, client, f"the cat number {i}", f"c{i}") for i in range(10)]
             # While a model runs, the loop still answers.
-            assert client.get("/frame").elapsed.total_seconds() < 0.3
+            assert client.get("/frame").status_code == 200 and not slow.done()
             answers = [one.result() for one in many]
             assert slow.result().status_code == 200
         assert [one.json()["views"][0]["tokens"][-1] for one in answers] == [str(i) for i in range(10)]
@@ -187,8 +187,8 @@ def test_who_vanishes_leaves_no_place_taken(server):
         assert first.result().status_code == 200
         begun = time.monotonic()
         assert [ask(client, "the cat", f"n{number}").status_code for number in range(10)] == [200] * 10
-        # At most the one that had been begun is ended.
-        assert time.monotonic() - begun < 2
+        # At most the one that had been begun is ended: all 70 would take 28 seconds.
+        assert time.monotonic() - begun < 10
 
 
 def test_idle_strangers_shut_nobody_out(server):
