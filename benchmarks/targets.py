@@ -1,4 +1,4 @@
-"""What issue 3 asks of each case and peer: the ratio to reach on one thread and on two, of two AVX2 cores."""
+"""The ratio to reach for each case and peer, on one thread and on two of two AVX2 cores; set before measuring."""
 
 TARGETS: dict[str, tuple[float, float]] = {
     "window 257 of 4,096 / SDPA, mask given": (9, 7.5),

@@ -37,7 +37,8 @@ def attend(
 
     Paper: Vaswani et al. 2017, arXiv:1706.03762; each part's own is in its docstring.
     Cost: O(queries·keys·dim) time at most; see `explain`.
-    Raises: ShapeError, KindError, ArgumentError for what does not fit; UnsupportedError if `impl` insists in vain.
+    Raises: ShapeError, KindError, ArgumentError for what does not fit; UnsupportedError if `impl` names a
+    path that cannot compute this call.
     """
     call = call_of("attend", query, key, value, score, bias, mask, select, dropout)
     return choose("attend", call, impl).run(call)[0]

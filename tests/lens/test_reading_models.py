@@ -73,7 +73,7 @@ def test_a_translator_writes_or_is_given_the_target(words, kind, capsys, tmp_pat
 def test_a_translator_without_attention_cannot_be_seen(words):
     model = Recurrent(RecurrentConfig(vocabulary=10, width=8), attention=NoAttention()).eval()
     with pytest.raises(
-        UnsupportedError, match=r"^watch: the model must attend where it can be seen; got it has no att"
+        UnsupportedError, match=r"^watch: the model must have attention that can be recorded; got none \(it has no att"
     ):
         read(model, words, "a b", "c")
 

@@ -198,7 +198,7 @@ def test_captioners():
         model(images, torch.tensor([[1, 2, 3], [1, 4, 5]]))
     close(seen[0].dense().squeeze(1), weights)
     hard = Captioner(config, Hard()).eval()
-    text = r"got attention: HardAttention computes its weights itself, and its result holds them$"
+    text = r"got none \(attention: HardAttention computes its weights itself, and its result holds them\)$"
     with pytest.raises(UnsupportedError, match=text), qkv.watch(hard):
         hard(images, torch.tensor([[1], [1]]))
 
@@ -410,8 +410,8 @@ def test_layers_that_attend_by_themselves_are_named():
     torch.manual_seed(0)
     bloom = transformers.BloomModel(transformers.BloomConfig(vocab_size=50, hidden_size=16, n_layer=2, n_head=4)).eval()
     text = (
-        r"^watch: the model must attend where it can be seen; got h\.0\.self_attention: BloomAttention computes "
-        r"attention itself, not by transformers' attention functions; h\.1\."
+        r"^watch: the model must have attention that can be recorded; got none \(h\.0\.self_attention: BloomAttention "
+        r"computes attention itself, not by transformers' attention functions; h\.1\."
     )
     with pytest.raises(UnsupportedError, match=text), qkv.watch(bloom):
         bloom(TOKENS)
@@ -488,12 +488,13 @@ def test_compiled_code_is_said_to_be_unseen(whole):
 def test_nothing_seen_is_an_error_with_the_reasons(model, why):
     with pytest.raises(UnsupportedError) as raised, qkv.watch(model):
         pass
-    assert str(raised.value).startswith(f"watch: the model must attend where it can be seen; got {why}")
+    text = f"watch: the model must have attention that can be recorded; got none ({why}"
+    assert str(raised.value).startswith(text)
 
 
 def test_torch_says_how_it_could_be_seen():
     attention = nn.MultiheadAttention(4, 2)
-    text = r"qkv\.MultiHead\.from_torch\(module\) can be seen$"
+    text = r"qkv\.MultiHead\.from_torch\(module\) can be seen\)$"
     with pytest.raises(UnsupportedError, match=text), qkv.watch(attention):
         attention(*[torch.zeros(3, 1, 4)] * 3)
 
@@ -552,7 +553,10 @@ def test_what_was_seen_is_viewed_stack_by_stack():
 
 def test_a_layer_that_was_not_seen():
     model = gpt()
-    with pytest.raises(UnsupportedError, match=r"got it has none of these layers$"), qkv.watch(model, layers=[2, 3]):
+    with (
+        pytest.raises(UnsupportedError, match=r"got none \(it has none of these layers\)$"),
+        qkv.watch(model, layers=[2, 3]),
+    ):
         model(WORDS)
     with qkv.watch(model) as seen:
         model(WORDS)

@@ -144,7 +144,8 @@ def test_a_score_for_each_layer():
         (
             lambda: bias_of(qkv.dense_bias(torch.zeros(2, 2)), 3),
             errors.KindError,
-            "bias_of: positions must know offsets, as rows stand apart; got dense_bias([2, 2]) (ALiBi's and T5's do)",
+            "bias_of: positions must take an offset for each row, as prompts differ in length; got dense_bias([2, 2]) "
+            "(alibi and T5Relative do)",
         ),
         (
             lambda: place("Gpt", torch.zeros(2, 3), [0], 8),

@@ -63,7 +63,7 @@ def register() -> None:
 
     Attention and masks are registered together: with the attention alone, transformers would drop the padding's mask.
     A model whose code computes attention itself, and would take our masks for its own, raises UnsupportedError when it
-    is made, or told of, with this attention.
+    is loaded with, or switched to, attn_implementation="qkv".
 
     Raises: UnsupportedError if transformers is not installed.
     """

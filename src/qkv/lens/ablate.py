@@ -80,7 +80,7 @@ Change: TypeAlias = Off | Uniform | CutEdge
 def ablate(model: nn.Module, changes: Change | Sequence[Change]) -> Iterator[None]:
     """Change what a model's attention does while the block runs: qkv's modules, and Hugging Face's.
 
-    `model` is a torch.nn.Module, however it is then run; a function that runs one is none. Several changes of one layer
+    `model` is the torch.nn.Module itself, not a function that calls it. Several changes of one layer
     act together: edges are cut, then heads made uniform, then others switched off.
 
     Raises: KindError for what is no module or no change, or a place that is no integer; ArgumentError for a head, query

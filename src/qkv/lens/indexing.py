@@ -60,7 +60,7 @@ def words(
     name: str = "",
     tell: Tell | None = None,
 ) -> Words:
-    """Keep the vectors of a corpus's words on the disk, or open them if that was done; a crash costs a part of it.
+    """Build an index of a corpus's words in context at `path`, or open a finished one; one interrupted resumes.
 
     Each text is a sentence; of one longer than the model's positions the beginning is read. Of each word at most `most`
     places are kept, spread over the corpus. `layers` are counted as `Words` does; None keeps all, and 0 is always kept.

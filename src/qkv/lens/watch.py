@@ -32,8 +32,8 @@ def watch(model: nn.Module, layers: Picked = None, heads: Picked = None, queries
 
     What is seen of a layer is its last sequence: all at once, or step by step in generation, where each step's rows
     join the map. `layers`, `heads` and `queries` say what to keep; a map's heads and rows are then those, in order. A
-    layer that could not be seen, or only in part, is in `seen.unseen`, with the reason. What a module attends to beside
-    its layer's own map, in the same pass, is no other layer: `seen["layers.0.attention#2"]`.
+    layer that could not be seen, or only in part, is in `seen.unseen`, with the reason. A module's further calls of
+    attention in one pass are kept by name, not as layers: `seen["layers.0.attention#2"]`.
 
     The output is the same to the bit, but for single tokens that a Gpt or Transformer of qkv would generate by kernels:
     they pass its modules meanwhile, equal to rounding. A row that sees no key has weights 0; eager attention of
@@ -41,7 +41,7 @@ def watch(model: nn.Module, layers: Picked = None, heads: Picked = None, queries
 
     Cost: O((queries + keys)·dim) memory for each layer, and little time: nothing is scored before something is asked.
     Raises: UnsupportedError on leaving the block if nothing was seen, with the reasons; KindError, ArgumentError for
-    what is no model, or numbers that are none.
+    what is no module, or no layer, head or query.
     """
     wanted = [_numbers(name, given) for name, given in (("layers", layers), ("heads", heads), ("queries", queries))]
     seen = Seen(Watching(*wanted))
@@ -53,7 +53,7 @@ def watch(model: nn.Module, layers: Picked = None, heads: Picked = None, queries
     if not seen._watching.tracks:
         why = "; ".join(f"{name}: {reason}" for name, reason in seen.unseen.items())
         why = why or ("it has no attention" if layers is None else "it has none of these layers")
-        raise UnsupportedError(must("watch", "the model", "attend where it can be seen", why))
+        raise UnsupportedError(must("watch", "the model", "have attention that can be recorded", f"none ({why})"))
 
 
 def _numbers(name: str, given: Picked) -> list[int] | None:

@@ -68,7 +68,8 @@ class Mask(ABC):
 
     def __bool__(self) -> bool:
         # `causal() and window(4)` would quietly be the second alone.
-        raise KindError(must("mask", "a mask", "not be asked for its truth", self, "combine masks with & | ~"))
+        fix = "combine masks with & | ~, not with and, or, not"
+        raise KindError(must("mask", "a mask", "not be used as True or False", self, fix))
 
     def __eq__(self, other: object) -> bool:
         if self is other:

@@ -99,7 +99,7 @@ def window(
     dilation: int = 1,
     offset: int | Int[Tensor, "*batch"] | None = None,
 ) -> Window | DilatedWindow:
-    """Let a query see `before` keys before its own position, that key itself, and `after` keys behind it.
+    """Let a query see `before` keys before its own position, that key itself, and `after` keys after it.
 
     `window(4)` is `window(before=3, after=0)`: the width counts the query itself. One side given alone leaves the
     other 0. With a dilation the counts are steps: `window(4, dilation=2)` at position p sees p, p−2, p−4 and p−6.

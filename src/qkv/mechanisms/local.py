@@ -19,7 +19,7 @@ from qkv.selections.soft import exp_above, level
 
 
 class LocalMonotonic(Attends, nn.Module):
-    """Local-m: query t attends to the window [t − D, t + D] of the memory, as if source and target ran side by side.
+    """Local-m: query t attends to the window [t − D, t + D] of the memory, as if alignment were monotonic: p_t = t.
 
     A window that reaches over an end is cut there; one without a single position that the mask shows gives 0.
 

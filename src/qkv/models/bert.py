@@ -125,7 +125,7 @@ class Bert(nn.Module):
 
     Paper: Devlin et al. 2019, arXiv:1810.04805.
     Cost: 12·width² parameters a layer where feed_forward = 4·width; positions²·width time a layer for the attention.
-    Raises: KindError for choices that are none.
+    Raises: KindError if an option is not an object of its kind.
     """
 
     def __init__(

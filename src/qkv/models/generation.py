@@ -132,7 +132,7 @@ def generate(
 ) -> Iterator[Int[Tensor, " rows"]]:
     """Take in the tokens, and yield up to `new` more, one for each row at a time, chosen greedily by default.
 
-    A row ends with its first `stop` token, and gives −1 from then on; with all rows ended, so does this. The same seed
+    After its first `stop` token a row yields −1; when every row has stopped, generation ends. The same seed
     of `generator` (torch's own by default) gives the same tokens.
 
     Cost: a step of the model for each token.

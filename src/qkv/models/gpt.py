@@ -113,7 +113,7 @@ class Gpt(nn.Module):
 
     Paper: Radford et al. 2019, section 2.3.
     Cost: 12·width² parameters a layer where feed_forward = 4·width; positions²·width time a layer for the attention.
-    Raises: KindError for choices that are none.
+    Raises: KindError if an option is not an object of its kind.
     """
 
     rows_of_kernels = MOST_ROWS

@@ -203,7 +203,8 @@ def bias_of(positions: Positions, offset: int | Tensor | None = None) -> Bias | 
         return moved
     if isinstance(positions, Alibi):
         return replace(positions, offset=offset)
-    raise KindError(must("bias_of", "positions", "know offsets, as rows stand apart", positions, "ALiBi's and T5's do"))
+    rule = "take an offset for each row, as prompts differ in length"
+    raise KindError(must("bias_of", "positions", rule, positions, "alibi and T5Relative do"))
 
 
 def place(

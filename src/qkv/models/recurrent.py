@@ -225,7 +225,7 @@ class Recurrent(nn.Module):
     The decoder starts from the encoder's last state. `cell` is torch's GRU or LSTM.
 
     Paper: Bahdanau et al. 2015, arXiv:1409.0473; Press and Wolf 2017, arXiv:1608.05859 (one embedding).
-    Raises: KindError for choices that are none.
+    Raises: KindError if an option is not an object of its kind.
     """
 
     def __init__(

@@ -168,7 +168,7 @@ class Transformer(nn.Module):
 
     Paper: Vaswani et al. 2017, arXiv:1706.03762; Press and Wolf 2017, arXiv:1608.05859 (one embedding).
     Cost: 28·width² parameters a pair of layers where feed_forward = 4·width.
-    Raises: KindError for choices that are none.
+    Raises: KindError if an option is not an object of its kind.
     """
 
     rows_of_kernels = MOST_ROWS

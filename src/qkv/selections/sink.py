@@ -65,7 +65,7 @@ CARDS = (
     Card(
         name="softmax with a sink",
         kind="selection",
-        equation="exp(sⱼ) / (Σ exp(s) + exp(b))",
+        equation="exp(sⱼ) / (Σ exp(s) + exp(sink))",
         paper="Xiao et al. 2023, arXiv:2309.17453",
         cost="one exp a pair",
         build=lambda: sink(torch.tensor([0.5, -0.5])),
