@@ -2,16 +2,10 @@
 
 import pytest
 import torch
-from torch import Tensor
+from tiles import tile
 
 import qkv
-from qkv.core.types import Grid
 from qkv.positions.alibi import slopes
-
-
-def tile(bias: object, queries: int, keys: int, heads: int, batch: tuple[int, ...] = ()) -> Tensor:
-    grid = Grid(batch, heads, queries, keys)
-    return bias.tile(grid.rows(), grid.columns(), grid)  # type: ignore[attr-defined]
 
 
 def test_slopes_of_the_paper() -> None:
@@ -37,3 +31,10 @@ def test_alibi_is_float32_whatever_the_default() -> None:
     finally:
         torch.set_default_dtype(torch.float32)
     assert torch.equal(near, tile(qkv.alibi(heads=6), 2, 300, 6)) and near.dtype == torch.float32
+
+
+def test_it_tells_its_offset() -> None:
+    assert (
+        repr(qkv.alibi(heads=2)) == "alibi(heads=2)"
+        and repr(qkv.alibi(heads=2, offset=3)) == "alibi(heads=2, offset=3)"
+    )

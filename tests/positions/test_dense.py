@@ -1,15 +1,10 @@
 """A bias given as a tensor."""
 
 import torch
-from torch import Tensor
+from tiles import tile
 
 import qkv
 from qkv.core.types import Grid
-
-
-def tile(bias: object, queries: int, keys: int, heads: int, batch: tuple[int, ...] = ()) -> Tensor:
-    grid = Grid(batch, heads, queries, keys)
-    return bias.tile(grid.rows(), grid.columns(), grid)  # type: ignore[attr-defined]
 
 
 def test_dense_bias_spreads_and_picks() -> None:

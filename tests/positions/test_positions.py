@@ -2,15 +2,9 @@
 
 import pytest
 import torch
-from torch import Tensor
+from tiles import tile
 
 import qkv
-from qkv.core.types import Grid
-
-
-def tile(bias: object, queries: int, keys: int, heads: int, batch: tuple[int, ...] = ()) -> Tensor:
-    grid = Grid(batch, heads, queries, keys)
-    return bias.tile(grid.rows(), grid.columns(), grid)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("offset", [(1 << 63) - 1, -(1 << 63)])

@@ -1,15 +1,9 @@
 """A cap is a tanh, before bias and mask."""
 
 import torch
-from torch import Tensor
+from every_pair import KEY, QUERY, scores
 
 import qkv
-
-QUERY, KEY = (torch.randn(1, 2, n, 3, generator=torch.Generator().manual_seed(n), dtype=torch.float64) for n in (4, 5))
-
-
-def scores(score: object) -> Tensor:
-    return qkv.attention_map(QUERY, KEY, score=score).scores()
 
 
 def test_soft_cap() -> None:

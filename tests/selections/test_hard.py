@@ -1,17 +1,11 @@
 """Hard selection: one key, the gradient of softmax, and draws from it."""
 
 import torch
-from torch import Tensor
+from weighing import weigh
 
 import qkv
 
 INF = torch.inf
-
-
-def weigh(select: qkv.Selection, scores: Tensor) -> Tensor:
-    """Weigh rows [rows, keys] of one head."""
-    scores = scores[None]
-    return select.weights(scores, select.summary(scores), torch.arange(scores.shape[-1])).squeeze(0)
 
 
 def test_hard_is_one_hot_with_the_gradient_of_softmax() -> None:

@@ -2,17 +2,11 @@
 
 import pytest
 import torch
-from torch import Tensor
+from weighing import weigh
 
 import qkv
 
 INF = torch.inf
-
-
-def weigh(select: qkv.Selection, scores: Tensor) -> Tensor:
-    """Weigh rows [rows, keys] of one head."""
-    scores = scores[None]
-    return select.weights(scores, select.summary(scores), torch.arange(scores.shape[-1])).squeeze(0)
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e4, -3e4])

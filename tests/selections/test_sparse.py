@@ -3,16 +3,11 @@
 import pytest
 import torch
 from torch import Tensor
+from weighing import weigh
 
 import qkv
 
 INF = torch.inf
-
-
-def weigh(select: qkv.Selection, scores: Tensor) -> Tensor:
-    """Weigh rows [rows, keys] of one head."""
-    scores = scores[None]
-    return select.weights(scores, select.summary(scores), torch.arange(scores.shape[-1])).squeeze(0)
 
 
 def bisect(scores: Tensor, power: float, scale: float) -> Tensor:

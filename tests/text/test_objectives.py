@@ -10,7 +10,6 @@ from qkv.text.objectives import (
     draw_span_lengths,
     mask_spans,
     mask_tokens,
-    next_tokens,
     span_law,
     span_lengths,
 )
@@ -116,11 +115,6 @@ def test_spans_are_of_whole_words():
 def test_span_lengths_by_hand():
     assert span_lengths(torch.tensor([1, 2, 3, 7, 9, 10])).tolist() == [3, 1, 2]
     assert span_lengths(torch.tensor([], dtype=torch.long)).tolist() == []
-
-
-def test_next_tokens_by_hand():
-    made = next_tokens(Sequences.of([torch.tensor([5, 6, 7]), torch.tensor([8]), torch.tensor([9, 5])]))
-    assert made.targets.tolist() == [6, 7, -1, -1, 5, -1] and made.count == 3
 
 
 def test_what_does_not_fit():

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from qkv.core.card import Card
-from qkv.core.checks import check_offset, check_offset_kind, check_whole
+from qkv.core.checks import check_offset, check_offset_kind, check_whole, shown
 from qkv.core.types import Grid
 from qkv.errors import ShapeError, must
 
@@ -43,7 +43,8 @@ class Alibi:
         return -slope * distance
 
     def __repr__(self) -> str:
-        return f"alibi(heads={self.heads})"
+        offset = "" if self.offset is None else f", offset={shown(self.offset)}"
+        return f"alibi(heads={self.heads}{offset})"
 
 
 def alibi(heads: int, *, offset: int | Int[Tensor, "*batch"] | None = None) -> Alibi:
@@ -54,7 +55,8 @@ def alibi(heads: int, *, offset: int | Int[Tensor, "*batch"] | None = None) -> A
 
     Paper: Press et al. 2022, arXiv:2108.12409.
     Cost: O(heads·queries·keys) time; no parameters.
-    Raises: KindError, ArgumentError if heads is not an integer of at least 1.
+    Raises: KindError, ArgumentError if heads is not an integer of at least 1; KindError if the offset is neither an
+    integer nor a tensor of integers; ShapeError if it does not fit the call's batch.
     """
     check_whole("alibi", "heads", heads, 1)
     check_offset_kind("alibi", offset)

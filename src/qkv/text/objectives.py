@@ -13,7 +13,7 @@ from torch import Tensor
 
 from qkv.core.checks import check_rate, check_whole
 from qkv.errors import ArgumentError, ShapeError, UnsupportedError, must
-from qkv.text.batching import Masked, NextToken, Sequences
+from qkv.text.batching import Masked, Sequences
 
 SHARE = 0.15
 """How much of a text is chosen."""
@@ -170,16 +170,6 @@ def span_lengths(places: Int[Tensor, " masked"]) -> Int[Tensor, " runs"]:
         return places
     starts = torch.cat((torch.ones(1, dtype=torch.bool), places.diff() > 1)).nonzero()[:, 0]
     return torch.cat((starts, torch.tensor([len(places)]))).diff()
-
-
-def next_tokens(sequences: Sequences) -> NextToken:
-    """Ask of each token for the one that follows in its sequence; of the last for none.
-
-    Paper: Radford et al. 2019, section 2.
-    """
-    targets = torch.cat((sequences.tokens[1:], sequences.tokens.new_full((min(1, len(sequences.tokens)),), -1)))
-    targets[sequences.lengths.cumsum(0)[sequences.lengths > 0] - 1] = -1
-    return NextToken(sequences, targets)
 
 
 def _words(
