@@ -1,4 +1,4 @@
-"""What is asked of a text: its masked tokens, its masked spans, its next tokens. Masks of the input, not of attention.
+"""What is asked of a text: its masked tokens and words, its masked spans. Masks of the input, not of attention.
 
 BERT and SpanBERT corrupt the *input* and choose the *targets*; which pairs may attend is another matter (`qkv.masks`).
 """
