@@ -224,7 +224,10 @@ def train(
     ] = None,
     seed: Annotated[int, typer.Option(help="What chance begins with.", min=0, max=2**63 - 1)] = 0,
     precision: Annotated[str, typer.Option(help="float32 or bf16.")] = "float32",
-    accumulate: Annotated[int, typer.Option(help="Batches of a step, one after another.")] = 1,
+    accumulate: Annotated[
+        int | None,
+        typer.Option(help="Batches of a step that each process reads; by default 1, or, resumed, as many in all as before."),
+    ] = None,
     workers: Annotated[int, typer.Option(help="Processes that make batches.")] = 0,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write metrics for TensorBoard too.")] = False,
     watch: Annotated[

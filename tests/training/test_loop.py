@@ -135,6 +135,20 @@ def test_an_existing_run_is_neither_overwritten_nor_taken_for_another(tmp_path):
     assert before == ((run / "metrics.jsonl").read_bytes(), steps_of(run)) and not (tmp_path / "none").exists()
 
 
+def test_a_step_of_another_size_is_said(tmp_path, capsys):
+    run = tmp_path / "run"
+    train(TinyTask(), run, options(steps=2, accumulate=2))
+    train(TinyTask(), run, options(steps=3), resume=True)
+    assert "from here on" not in capsys.readouterr().err
+    train(TinyTask(), run, options(steps=4, accumulate=3), resume=True)
+    told = "a step holds 3 batches from here on, where it held 2: it is another training than one that was not stopped"
+    assert told in capsys.readouterr().err
+    train(TinyTask(), run, options(steps=5), resume=True)
+    assert "from here on" not in capsys.readouterr().err
+    found, _ = newest_checkpoint(run / "checkpoints")
+    assert found.state["micro_batches"] == 3 and found.state["position"] == 2 * 3 + 3 * 2
+
+
 def test_a_half_checkpoint_is_named_and_passed_over(tmp_path, capsys):
     run = tmp_path / "run"
     train(TinyTask(), run, options(), shown=False)

@@ -4,7 +4,8 @@
 
 accelerate gives the devices, the precision, DDP and FSDP2. The order of the data is ours: a step's micro-batch number a
 goes to a rank as batch m = position + a · ranks + rank of the data, and draws from generators seeded with m. So a step
-is the same on one rank or many, before a crash or after it.
+is the same on one rank or many, before a crash or after it, as long as accumulate · ranks is; a run that goes on on
+another number of ranks keeps that product unless it is told otherwise, and then says so.
 """
 
 import copy
@@ -29,7 +30,7 @@ from qkv.training.folder import whole_folder
 from qkv.training.interrupt import Interrupt
 from qkv.training.metrics import Metrics
 from qkv.training.micro_batches import micro_batches
-from qkv.training.options import Options, check_same
+from qkv.training.options import Options, check_same, micro_batches_of
 from qkv.training.progress import Shown
 from qkv.training.randomness import deterministic, random_states, restore_random_states, seed_all, seed_for
 from qkv.training.run import Run, create_run, open_run, versions
@@ -96,6 +97,9 @@ def train(
                     progress.say(f"passed over {name}: it was not written to its end")
                 if resume:
                     progress.say(f"going on after step {training.step}")
+                if training.micro_batches != (before := training.micro_batches_before):
+                    told = f"a step holds {training.micro_batches} batches from here on, where it held {before}"
+                    progress.say(f"{told}: it is another training than one that was not stopped")
                 return training.run_to_end(progress, interrupt)
 
 
@@ -111,6 +115,10 @@ class _Training:
         self.gradients: Metrics | None = None
         self.main = accelerator.is_main_process
         self.ranks, self.rank = accelerator.num_processes, accelerator.process_index
+        before = checkpoint.state.get("micro_batches") if checkpoint else None
+        self.accumulate = micro_batches_of(options, self.ranks, before)
+        self.micro_batches = self.accumulate * self.ranks
+        self.micro_batches_before = self.micro_batches if before is None else before
         if checkpoint:
             load_weights(task.model, checkpoint.tensors("weights"), checkpoint.file("weights"))
         # Only this copy can be saved and shown on one rank when the model itself is sharded over all.
@@ -141,7 +149,7 @@ class _Training:
             self.metrics = Metrics(self.run.metrics, self.step, board)
             if options.watch_gradients:
                 self.gradients = Metrics(self.run.folder / gradients.FILE, self.step)
-        left = (options.steps - self.step) * options.accumulate * self.ranks
+        left = (options.steps - self.step) * self.micro_batches
         places = range(self.position + self.rank, self.position + left, self.ranks)
         stop, batches = False, micro_batches(self.task.batches, places, options.workers)
         try:
@@ -182,10 +190,10 @@ class _Training:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         losses, targets, tokens = [], 0, 0
-        for micro in range(options.accumulate):
+        for micro in range(self.accumulate):
             batch = next(batches)
             seed_for(options.seed, self.position + micro * self.ranks + self.rank)
-            with nullcontext() if micro == options.accumulate - 1 else accelerator.no_sync(self.model):
+            with nullcontext() if micro == self.accumulate - 1 else accelerator.no_sync(self.model):
                 loss, count = self.model(batch.to(accelerator.device))
                 accelerator.backward(loss)
             losses.append(loss.detach().float())
@@ -255,7 +263,7 @@ class _Training:
             state = {
                 "kind": self.task.kind,
                 "schedule": repr(self.options.schedule),
-                "ranks": self.ranks,
+                "micro_batches": self.micro_batches,
                 "position": self.position,
                 "loss": self.loss,
                 "best": best,
