@@ -82,6 +82,31 @@ def test_a_step_descends_on_the_sum_of_losses_over_the_sum_of_targets(tmp_path):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
 
 
+def test_what_is_descended_on_beside_the_loss_is_told_apart(tmp_path, capsys):
+    class Paying(TinyTask):
+        def loss(self, batch):
+            total, count = super().loss(batch)
+            price = self.model.out.weight.square().sum() if self.model.training else total.new_zeros(())
+            return {"loss": total, "attention_loss": price}, count
+
+    task, plain = Paying(), TinyTask()
+    for each in (task, plain):
+        each.model.dropout.p = 0.0
+    price = task.model.out.weight.square().sum().item()
+    train(task, tmp_path / "run", options(steps=2, validate_every=2, accumulate=2))
+    train(plain, tmp_path / "plain", options(steps=1, validate_every=2, accumulate=2), shown=False)
+    first, second, measured = (line for line in metrics_of(tmp_path / "run") if "sample" not in line)
+    assert first["loss"] == metrics_of(tmp_path / "plain")[0]["loss"]
+    assert first["attention_loss"] == pytest.approx(2 * price / first["tokens"], rel=1e-6)
+    # It is descended on, and no part of what is measured.
+    assert second["attention_loss"] * second["tokens"] < first["attention_loss"] * first["tokens"]
+    task.model.eval()
+    batches = [task.validation[number] for number in range(3)]
+    losses = [task.loss(batch)[0]["loss"].item() for batch in batches]
+    assert measured["validation_loss"] == pytest.approx(sum(losses) / sum(len(b.targets) for b in batches), rel=1e-6)
+    assert f"· attention loss {second['attention_loss']:.4f}" in capsys.readouterr().err
+
+
 def test_bf16_computes_in_bf16_and_keeps_float32(tmp_path):
     seen = []
     task = TinyTask()

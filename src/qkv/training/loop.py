@@ -161,8 +161,9 @@ class _Training:
                 self._write(**numbers)
                 if self.gradients:
                     self.gradients.write(self.step, **layers)
-                told = gradients.brief(layers) if layers else ""
-                progress.update(self.step, self.loss, numbers["tokens_per_second"], told)
+                told = [f"{n.replace('_', ' ')} {numbers[n]:.4f}" for n in numbers if n.endswith("_loss")]
+                told += [gradients.brief(layers)] if layers else []
+                progress.update(self.step, self.loss, numbers["tokens_per_second"], " · ".join(told))
                 better = False
                 if self.step % options.validate_every == 0 or self.step == options.steps:
                     better = self._validate(progress)
@@ -194,28 +195,28 @@ class _Training:
             batch = next(batches)
             seed_for(options.seed, self.position + micro * self.ranks + self.rank)
             with nullcontext() if micro == self.accumulate - 1 else accelerator.no_sync(self.model):
-                loss, count = self.model(batch.to(accelerator.device))
-                accelerator.backward(loss)
-            losses.append(loss.detach().float())
+                parts, count = self.model(batch.to(accelerator.device))
+                accelerator.backward(torch.stack(list(parts.values())).sum())
+            losses.append(torch.stack(list(parts.values())).detach().float())
             targets, tokens = targets + int(count), tokens + self.task.tokens(batch)
-        own = torch.stack([*losses, *torch.tensor([targets, tokens, bool(interrupt.asked)]).to(losses[0])])
-        # One exchange a step: [ranks, losses of each micro-batch, targets, tokens, whether to stop].
+        own = torch.cat([*losses, torch.tensor([targets, tokens, bool(interrupt.asked)]).to(losses[0])])
+        # One exchange a step: [ranks, each micro-batch's losses, targets, tokens, whether to stop].
         table = accelerator.gather(own[None]).double().cpu()
-        losses, (targets, tokens, stops) = table[:, :-3], table[:, -3:].sum(0).tolist()
-        check_losses(losses, self.step + 1, self.position)
+        losses, (targets, tokens, stops) = table[:, :-3].unflatten(1, (-1, len(parts))), table[:, -3:].sum(0).tolist()
+        check_losses(losses.sum(-1), self.step + 1, self.position)
         for parameter in self.model.parameters():
             if parameter.grad is not None:
                 # accelerate averages over the ranks.
                 parameter.grad.mul_(self.ranks / max(targets, 1))
         layers = gradients.norms(self.task.model) if options.watch_gradients else {}
         norm = float(whole(accelerator.clip_grad_norm_(self.model.parameters(), options.clip or math.inf)))
-        check_norm(norm, self.step + 1, range(self.position, self.position + losses.numel()))
+        check_norm(norm, self.step + 1, range(self.position, self.position + self.micro_batches))
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.step, self.position = self.step + 1, self.position + losses.numel()
-        self.loss = float(losses.sum()) / max(targets, 1)
-        seconds = time.monotonic() - began
-        numbers = {"loss": self.loss, "rate": rate, "norm": norm, "tokens": tokens}
+        self.step, self.position = self.step + 1, self.position + self.micro_batches
+        means = dict(zip(parts, (losses.sum((0, 1)) / max(targets, 1)).tolist(), strict=True))
+        self.loss, seconds = means["loss"], time.monotonic() - began
+        numbers = {**means, "rate": rate, "norm": norm, "tokens": tokens}
         return {**numbers, "seconds": seconds, "tokens_per_second": tokens / seconds}, layers, bool(stops)
 
     def _validate(self, progress: Shown) -> bool:

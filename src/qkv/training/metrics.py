@@ -1,6 +1,7 @@
 """Metrics: one JSON object a line, flushed, in a file that reads after a crash as if there had been none.
 
 {"step": 12, "loss": 3.21, "rate": 0.0003, …}
+{"step": 12, "loss": 3.21, "attention_loss": 0.4, …}    what teaches an attention beside the words: descended on too
 {"step": 12, "validation_loss": 3.40}
 """
 

@@ -1,5 +1,7 @@
 """The caption task: what it measures, and that it learns to read."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -46,6 +48,16 @@ def test_the_sample_tells_how_much_is_read():
     right = sum(said == list(one.digits) for said, one in zip(read, scenes, strict=True))
     assert task.sample().startswith(f"{right} of 256 scenes right, ")
     assert f"“{scenes[0].caption}” read as “" in task.sample()
+
+
+def test_the_price_of_looking_is_told_apart_from_the_words_losses():
+    task = CaptionTask(PRESETS["quick"])
+    task.model.config = replace(task.model.config, double=1.0)
+    batch = task.batches[0]
+    parts, count = task.loss(batch)
+    assert list(parts) == ["loss", "attention_loss"] and count == len(batch.targets)
+    assert parts["attention_loss"] > 0
+    torch.testing.assert_close(sum(parts.values()), task.model.loss(batch.images, batch.target, batch.targets)[0])
 
 
 def test_hard_attention_goes_on_from_soft():

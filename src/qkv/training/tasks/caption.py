@@ -105,9 +105,10 @@ class CaptionTask:
                 raise ArgumentError(must("CaptionTask", "start", rule, start.config)) from error
         self.batches, self.validation = album.batches, album.validation
 
-    def loss(self, batch: Pictures) -> tuple[Tensor, int]:
-        """Give the sum of the losses over a batch, and over how many words it is."""
-        return self.model.loss(batch.images, batch.target, batch.targets)
+    def loss(self, batch: Pictures) -> tuple[dict[str, Tensor], int]:
+        """Give the sum of the losses over a batch, what teaches the attention, and over how many words it is."""
+        words, lesson, count = self.model.losses(batch.images, batch.target, batch.targets)
+        return {"loss": words, "attention_loss": lesson}, count
 
     def tokens(self, batch: Pictures) -> int:
         """How many words a batch makes the model read."""

@@ -1,6 +1,7 @@
 """Train a translator on pairs: a Transformer, or a recurrent one with any attention."""
 
 from pathlib import Path
+from typing import cast
 
 import torch
 from tokenizers import Tokenizer
@@ -103,6 +104,7 @@ class TranslateTask:
             raise ArgumentError(must("TranslateTask", "tokenizer", f"have the tokens {START} and {END}", "none"))
         self.start, self.end = start, end
         self.model = translator(recipe, tokenizer.get_vocab_size(), attention, cell, placement)
+        self.taught = isinstance(self.model, Recurrent) and self.model.decoder.attention.taught
         self.held_out = held_out
         self.batches, whole = (
             PairBatches(*sides, start=start, end=end, tokens=recipe.tokens, longest=recipe.positions, seed=seed)
@@ -110,10 +112,13 @@ class TranslateTask:
         )
         self.validation = First(whole)
 
-    def loss(self, batch: Pairs) -> tuple[Tensor, int]:
-        """Give the sum of the losses over a batch, and over how many tokens it is."""
-        total, _ = self.model.loss(batch.source, batch.target, batch.targets)
-        return total, batch.count
+    def loss(self, batch: Pairs) -> tuple[dict[str, Tensor], int]:
+        """Give the sum of the losses over a batch, what teaches an attention beside it, and over how many tokens it is."""
+        given = batch.source, batch.target, batch.targets
+        if not self.taught:
+            return {"loss": self.model.loss(*given)[0]}, batch.count
+        words, lesson, _ = cast(Recurrent, self.model).losses(*given)
+        return {"loss": words, "attention_loss": lesson}, batch.count
 
     def tokens(self, batch: Pairs) -> int:
         """How many tokens a batch makes the model read."""
