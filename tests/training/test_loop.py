@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tiny import Numbers, TinyTask
 from torch.nn import functional as F
 
-from qkv.errors import ArgumentError, FileError, TrainingError
+from qkv.errors import ArgumentError, FileError, TrainingError, UnsupportedError
 from qkv.training.checkpoints import newest_checkpoint
 from qkv.training.loop import Outcome, train
 from qkv.training.options import Options
@@ -172,6 +172,14 @@ def test_a_step_of_another_size_is_said(tmp_path, capsys):
     assert "from here on" not in capsys.readouterr().err
     found, _ = newest_checkpoint(run / "checkpoints")
     assert found.state["micro_batches"] == 3 and found.state["position"] == 2 * 3 + 3 * 2
+
+
+def test_tensorboard_is_looked_for_before_a_folder_is_made(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    text = r"^train: tensorboard must be installed; got no such package \(pip install tensorboard\)$"
+    with pytest.raises(UnsupportedError, match=text):
+        train(TinyTask(), tmp_path / "run", options(tensorboard=True))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_half_checkpoint_is_named_and_passed_over(tmp_path, capsys):

@@ -34,6 +34,11 @@ def test_a_text_is_made_ready_once(tmp_path, cache):
     again = prepare_texts(str(path), never, "bpe", start=END_OF_TEXT)
     assert again.identity == first.identity and again.tokenizer.to_str() == first.tokenizer.to_str()
     path.write_text(TEXT + "More.")
+    text = (
+        rf"^train: DATA must be what the run has begun with; got {path}, changed or moved since \(a run learns from one"
+    )
+    with pytest.raises(errors.FileError, match=text):
+        prepare_texts(str(path), never, "bpe", start=END_OF_TEXT, begun=first.identity)
     assert prepare_texts(str(path), bpe, "bpe", start=END_OF_TEXT).identity != first.identity
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from qkv.commands.trained import check_see, load, show
+from qkv.core.checks import check_whole
 from qkv.errors import ArgumentError, must
 from qkv.lens.views import picture_view
 from qkv.models.captioner import Captioner
@@ -22,11 +23,16 @@ def caption_picture(place: str, image: str | None, *, number: int | None, see: P
     if (image is None) == (number is None):
         rule = "be given, or --scene NUMBER in its place"
         raise ArgumentError(must("caption", "IMAGE", rule, "neither" if image is None else "both"))
+    if number is not None:
+        check_whole("caption", "--scene", number, 0)
     model, tokenizer = load("caption", place, Captioner)
+    digits = tokenizer.get_vocab() == of_digits().get_vocab()
     if image is None:
+        if not digits:
+            rule, fix = "be left out", f"the model in {place} learned from other pictures: give it an IMAGE"
+            raise ArgumentError(must("caption", "--scene", rule, number, fix))
         picture = scene(number or 0, held_out=True).image
     else:
-        digits = tokenizer.get_vocab() == of_digits().get_vocab()
         picture = read_picture(image, model.config.height, model.config.width, chalk=digits)
     state, token, words = model.start(picture[None]), torch.tensor([[START]]), []
     with torch.no_grad():

@@ -8,7 +8,7 @@ from typing import Any
 from tokenizers import Tokenizer
 from torch import nn
 
-from qkv.errors import UnsupportedError, must
+from qkv.errors import FileError, UnsupportedError, must
 from qkv.folders import find_folder, read_json
 from qkv.integrations.architectures import architecture_of, load_architecture
 from qkv.lens.page.build import check_page, write_page
@@ -24,13 +24,12 @@ def load(command: str, place: str, *kinds: type[nn.Module]) -> tuple[Any, Tokeni
 
     Raises: UnsupportedError for a model of another kind; as `load_model`.
     """
-    folder: str | Path = place
-    if (Path(place) / RECORD).is_file():
-        folder = open_run(place, command).model
+    folder = _folder_of(command, place)
     model = load_model(folder)
     if not isinstance(model, kinds):
         rule = "be " + " or ".join(kind.__name__ for kind in kinds)
         raise UnsupportedError(must(command, f"the model in {place}", rule, type(model).__name__))
+    _check_finite(command, place, model)
     return model, load_tokenizer(folder)
 
 
@@ -45,18 +44,40 @@ def load_any(command: str, place: str | Path) -> tuple[nn.Module, Tokenizer]:
         raise UnsupportedError(must(command, f"the model in {place}", rule, architecture.__name__, fix))
     if read_json(found / "config.json", command).get("model_type") in LAYOUTS:
         try:
-            return load_model(found), load_tokenizer(found)
+            model = load_model(found)
+            _check_finite(command, place, model)
+            return model, load_tokenizer(found)
         except UnsupportedError:
             # A BERT or GPT-2 that computes what ours does not is still transformers'.
             if find_spec("transformers") is None:
                 raise
-    return load_architecture(found), load_tokenizer(found)
+    model = load_architecture(found)
+    _check_finite(command, place, model)
+    return model, load_tokenizer(found)
 
 
 def find(command: str, place: str | Path) -> Path:
     """Find the folder of a model: a run's, a folder, or that of a name on the Hub."""
-    is_run = (Path(place) / RECORD).is_file()
-    return find_folder(open_run(place, command).model if is_run else place, command)
+    return find_folder(_folder_of(command, place), command)
+
+
+def _folder_of(command: str, place: str | Path) -> str | Path:
+    """Give a run's model, the best so far; anything else as it is."""
+    if not (Path(place) / RECORD).is_file():
+        return place
+    folder = open_run(place, command).model
+    if not folder.is_dir():
+        fix = "it is written at the first validation, after --every steps; a run that stopped goes on with --resume"
+        raise FileError(must(command, f"the run {place}", "have a model", "none yet", fix))
+    return folder
+
+
+def _check_finite(command: str, place: str | Path, model: nn.Module) -> None:
+    """Raise FileError if a model's weights are no numbers: all that it says would follow from none."""
+    for name, weight in model.named_parameters():
+        if not weight.isfinite().all():
+            got = f"{weight[~weight.isfinite()][0].item()} in {name}"
+            raise FileError(must(command, f"the model in {place}", "have finite weights", got))
 
 
 def vision_of(folder: Path, command: str) -> type[nn.Module] | None:

@@ -28,7 +28,7 @@ from qkv.training.devices import Objective, accelerator_for
 from qkv.training.finite import check_losses, check_norm, check_validation
 from qkv.training.folder import whole_folder
 from qkv.training.interrupt import Interrupt
-from qkv.training.metrics import Metrics
+from qkv.training.metrics import Metrics, board_writer
 from qkv.training.micro_batches import micro_batches
 from qkv.training.options import Options, check_same, micro_batches_of
 from qkv.training.progress import Shown
@@ -75,6 +75,8 @@ def train(
     """
     if len(task.batches) == 0:
         raise ArgumentError(must("train", "task.batches", "hold at least one batch", 0))
+    if options.tensorboard:
+        board_writer("train")
     with deterministic():
         accelerator = accelerator_for(options.precision)
         record = {"kind": task.kind, "options": options.record(), "about": dict(about or {})}
@@ -242,8 +244,12 @@ class _Training:
 
     def _draw(self, progress: Shown) -> None:
         """Draw the gradients, so that who looks sees them grow."""
-        if self.gradients and not gradients.draw(self.run.folder) and self.step == self.options.steps:
-            progress.say(f"no picture of {gradients.FILE}: pip install matplotlib")
+        if self.gradients:
+            drawn = gradients.draw(self.run.folder)
+            if self.step == self.options.steps:
+                progress.say(f"gradients: {self.run.folder / (gradients.PICTURE if drawn else gradients.FILE)}")
+                if not drawn:
+                    progress.say(f"no picture of {gradients.FILE}: pip install matplotlib")
 
     def _save_model(self) -> None:
         folder = self.run.folder / "model"

@@ -65,7 +65,7 @@ MAY_CHANGE = {
 
 
 def micro_batches_of(options: Options, ranks: int, before: int | None) -> int:
-    """Say how many micro-batches each rank reads for a step, where a step of the run had so many `before`, on all ranks.
+    """Say how many micro-batches each rank reads for a step, where all ranks had so many `before`.
 
     Raises: ArgumentError if nobody says how many, and those of before cannot be shared out.
     """

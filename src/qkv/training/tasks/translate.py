@@ -113,7 +113,7 @@ class TranslateTask:
         self.validation = First(whole)
 
     def loss(self, batch: Pairs) -> tuple[dict[str, Tensor], int]:
-        """Give the sum of the losses over a batch, what teaches an attention beside it, and over how many tokens it is."""
+        """Give the sum of the losses over a batch, what teaches an attention, and over how many tokens it is."""
         given = batch.source, batch.target, batch.targets
         if not self.taught:
             return {"loss": self.model.loss(*given)[0]}, batch.count
