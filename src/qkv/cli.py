@@ -182,13 +182,14 @@ def train(
     data: Annotated[
         str | None,
         typer.Argument(
-            metavar="[DATA]",
+            metavar="DATA",
             help="A file, a folder or datasets:NAME; caption: a table, seen in grey; left out, what this machine has.",
         ),
     ] = None,
     out: Annotated[Path, typer.Option(metavar="RUN", help="The run's folder: new, unless --resume is given.")] = ...,  # type: ignore[assignment]
     preset: Annotated[
-        str | None, typer.Option(help="quick (the default; about 2 minutes on 2 cores), small or base.")
+        str | None,
+        typer.Option(help="quick (the default; about 2 minutes on 2 cores), small or base (none for caption)."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run, bit for bit.")] = False,
     steps: Annotated[int | None, typer.Option(help="How many steps.")] = None,

@@ -1,12 +1,10 @@
 """The caption task: what it measures, and that it learns to read."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
 from qkv.text.digits import HEIGHT, WIDTH, Scene, scene
-from qkv.training.tasks.caption import PRESETS, CaptionTask, looks, on_digits, read_digits
+from qkv.training.tasks.caption import PRESETS, CaptionTask, DigitAlbum, looks, on_digits, read_digits
 
 pytest.importorskip("sklearn", reason="scikit-learn is an extra")
 
@@ -51,9 +49,12 @@ def test_the_sample_tells_how_much_is_read():
 
 
 def test_the_price_of_looking_is_told_apart_from_the_words_losses():
-    task = CaptionTask(PRESETS["quick"])
-    task.model.config = replace(task.model.config, double=1.0)
-    batch = task.batches[0]
+    album = DigitAlbum(PRESETS["quick"])
+    batch = album.batches[0]
+    assert list(CaptionTask(PRESETS["quick"], album).loss(batch)[0]) == ["loss"]
+    assert list(CaptionTask(PRESETS["quick"], album, attention="hard").loss(batch)[0]) == ["loss", "attention_loss"]
+    album.double = 1.0
+    task = CaptionTask(PRESETS["quick"], album)
     parts, count = task.loss(batch)
     assert list(parts) == ["loss", "attention_loss"] and count == len(batch.targets)
     assert parts["attention_loss"] > 0
