@@ -37,7 +37,7 @@ def main() -> None:
         finally:
             sys.stdout.flush()
     except (QkvError, OSError) as error:
-        from qkv.lens.printable import printable
+        from qkv.text.printable import printable
 
         print(f"qkv: {printable(str(error))}", file=sys.stderr)
         if not isinstance(error, QkvError):

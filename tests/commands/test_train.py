@@ -125,6 +125,12 @@ def test_a_tokenizer_of_a_folder_is_known_by_what_it_holds(qkv, corpus, tmp_path
             ["translate", "--out", "run", "--attention", "dot", "--placement", "post"],
             "train translate: --placement must be left out beside --attention; got 'post' (a recurrent model has no",
         ),
+        (
+            ["translate", "--out", "run", "--cell", "gru"],
+            "train translate: --cell must come with --attention; got 'gru'",
+        ),
+        (["gpt", "nowhere.txt", "--out", "run", "--rate", "nan"], "Options: rate must be a finite number > 0; got nan"),
+        (["gpt", "nowhere.txt", "--out", "run", "--dropout", "2"], "Recipe: dropout must lie in [0, 1]; got 2.0"),
         (["gpt", "--out", "run", "--placement", "x"], "train gpt: --placement must be one of pre, post; got 'x'"),
         (["caption", "--out", "run", "--placement", "pre"], "train caption: --placement must be left out; got 'pre'"),
         (["gpt", "--out", "run", "--watch", "x"], "train: --watch must be gradients; got 'x'"),

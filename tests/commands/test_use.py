@@ -57,6 +57,20 @@ def test_generate_refuses(qkv, gpt):
     assert status == 1 and err.startswith("qkv: load_model: ")
 
 
+def test_what_the_vocabulary_does_not_hold_is_said(qkv, gpt):
+    status, _, err = qkv("generate", "run", "The 猫 cat 猫 犬", "--new", 1)
+    assert status == 0 and err == "generate: not in the model's vocabulary, so that it sees [UNK]: 猫 犬\n"
+
+
+def test_what_would_control_the_terminal_is_not_printed(qkv, tmp_path):
+    (tmp_path / "hostile.txt").write_text("a\x1b[31m\u202eb\n\tc " * 60)
+    given = ("train", "gpt", "hostile.txt", "--out", "run", *TINY, "--tokenizer", "characters")
+    status, _, err = qkv(*given)
+    assert status == 0 and "▸" in err and "\x1b" not in err and "\u202e" not in err
+    _, out, _ = qkv("generate", "run", "a\x1b[31m\n", "--new", 20, "--seed", 0)
+    assert out.startswith("a�[31m\n") and "\x1b" not in out and "\u202e" not in out
+
+
 def test_generate_says_where_the_positions_end(qkv, gpt):
     told = "generate: 25 of 100 new tokens: the model's 32 positions end here\n"
     assert qkv("generate", "run", "The cat", "--seed", 0)[2] == told
@@ -128,6 +142,8 @@ def test_translate(qkv, tmp_path, attention):
     given = ("train", "translate", "pairs.tsv", "--out", "run", *TINY, "--tokenizer", "characters", *option)
     status, _, err = qkv(*given)
     assert status == 0, err
+    status, out, err = qkv("translate", "run", "12 cats", "--beams", 0)
+    assert status == 1 and out == "" and "translate: --beams must be >= 1; got 0" in err
     status, out, err = qkv("translate", "run", "12 cats", "7 cats", "--beams", 2, "--see", "page.html")
     assert status == 0, err
     assert len(out.splitlines()) == 3

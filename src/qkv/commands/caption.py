@@ -12,6 +12,7 @@ from qkv.models.captioner import Captioner
 from qkv.text.digits import scene
 from qkv.text.digits import tokenizer as of_digits
 from qkv.text.pictures import END, START, read_picture
+from qkv.text.printable import printable
 
 LONGEST = 100
 """Words of a caption that does not end."""
@@ -42,7 +43,7 @@ def caption_picture(place: str, image: str | None, *, number: int | None, see: P
             if words[-1] == END:
                 break
     text = tokenizer.decode(words)
-    print(text)
+    print(printable(text))
     if see is not None:
         labels = [tokenizer.id_to_token(word) or "?" for word in words]
         weights = torch.stack(state.weights, 1)[0]

@@ -4,14 +4,13 @@ from pathlib import Path
 
 import torch
 
-from qkv.commands.trained import check_see, load, show
+from qkv.commands.trained import check_see, encoded, load, show
 from qkv.errors import ArgumentError, must
-from qkv.lens.printable import printable
 from qkv.lens.subwords import word_ranges
 from qkv.lens.views import text_view
 from qkv.models.bert import Bert
 from qkv.models.generation import fill
-from qkv.text.corpus import encodable
+from qkv.text.printable import printable
 
 MASK = "[MASK]"
 
@@ -23,7 +22,7 @@ def fill_text(place: str, text: str, *, best: int, see: Path | None) -> None:
     masked = tokenizer.token_to_id(MASK)
     if masked is None:
         raise ArgumentError(must("fill", "the tokenizer", f"have {MASK}", "none"))
-    encoding = tokenizer.encode(encodable(text))
+    encoding = encoded("fill", tokenizer, text)
     if masked not in encoding.ids:
         raise ArgumentError(must("fill", "TEXT", f"hold {MASK}", repr(text)))
     if len(encoding.ids) > model.positions:

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import torch
 
-from qkv.commands.trained import check_see, load, show
+from qkv.commands.trained import check_see, encoded, load, show
 from qkv.core.checks import check_whole
 from qkv.errors import ArgumentError, must
 from qkv.lens.views import text_view, words_of
 from qkv.models.generation import NO_TOKEN, beam_search, generate, greedy, sample
 from qkv.models.gpt import Gpt
-from qkv.text.corpus import encodable
 from qkv.text.decoding import Decoder, token_labels
+from qkv.text.printable import LINES, printable
 
 TEMPERATURE = 0.8
 """Where none is asked for."""
@@ -42,7 +42,7 @@ def continue_text(
     temperature = TEMPERATURE if temperature is None else temperature
     choose = greedy() if temperature == 0 else sample(temperature=temperature, top_k=top_k, top_p=top_p)
     model, tokenizer = load("generate", place, Gpt)
-    prompt = tokenizer.encode(encodable(text), add_special_tokens=False).ids
+    prompt = encoded("generate", tokenizer, text, special=False).ids
     if not prompt:
         if model.config.end is None:
             raise ArgumentError(must("generate", "TEXT", "hold a token", repr(text)))
@@ -61,11 +61,11 @@ def continue_text(
         steps = generate(model, model.start(), tokens, new=min(new, room), choose=choose, stop=stop, generator=chance)
         coming = (int(token) for (token,) in steps)
     decoder = Decoder(tokenizer)
-    print(decoder.feed(prompt), end="", flush=True)
+    print(printable(decoder.feed(prompt), keep=LINES), end="", flush=True)
     made: list[int] = []
     for token in coming:
         made.append(token)
-        print(decoder.feed([token]), end="", flush=True)
+        print(printable(decoder.feed([token]), keep=LINES), end="", flush=True)
     print()
     if len(made) == room < new and made[-1] not in stop:
         told = f"generate: {room} of {new} new tokens: the model's {model.positions} positions end here"

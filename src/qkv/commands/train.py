@@ -84,6 +84,9 @@ def begin(
     if "attention" in choices and "placement" in choices:
         rule, fix = "be left out beside --attention", "a recurrent model has no norms to place"
         raise ArgumentError(must(f"train {kind}", "--placement", rule, repr(choices["placement"]), fix))
+    if "cell" in choices and "attention" not in choices and not resume:
+        rule, fix = "come with --attention", "a Transformer has no cells"
+        raise ArgumentError(must(f"train {kind}", "--cell", rule, repr(choices["cell"]), fix))
     if resume:
         before = _begun(kind, out)
         was = {**before["recipe"], **dict.fromkeys(CHOICES[kind]), **before["choices"], "preset": before.get("preset")}
@@ -97,8 +100,8 @@ def begin(
             raise ArgumentError(must("train", "--preset", f"be one of {', '.join(PRESETS[kind])}", repr(preset)))
         recipe = PRESETS[kind][preset]
     recipe = replace(recipe, **numbers)
-    seed = loop.get("seed", 0)
-    task, identity = make_task(kind, data, recipe, choices, seed, before.get("corpus"))
+    options = recipe.options(**loop)
+    task, identity = make_task(kind, data, recipe, choices, options.seed, before.get("corpus"))
     # A run may go on from another folder.
     place = data if data is None or data.startswith("datasets:") else os.path.abspath(data)
     about: dict[str, Any] = {"data": place, "corpus": identity, "recipe": recipe.record(), "choices": dict(choices)}
@@ -107,7 +110,7 @@ def begin(
         # What a run may change when it goes on is not part of what it is about; of the data, the corpus is.
         about["recipe"] |= {name: before["recipe"][name] for name in MAY_CHANGE}
         about |= {name: before.get(name) for name in ("data", "preset")}
-    return train(task, out, recipe.options(**loop), resume=resume, about=about)
+    return train(task, out, options, resume=resume, about=about)
 
 
 def make_task(
@@ -128,7 +131,7 @@ def make_task(
     name = choices.get("tokenizer") or {"bert": "wordpiece", "gpt": "bpe"}.get(kind, "bpe" if data else "characters")
     make, how = _maker(kind, name, recipe.vocabulary)
     if kind == "translate":
-        prepared = prepare_pairs(data, make, how, begun=begun)
+        prepared = prepare_pairs(data, make, how, longest=recipe.positions, begun=begun)
     elif kind == "bert":
         prepared = prepare_texts(data, make, how, prose=True, begun=begun)
     else:

@@ -1,11 +1,12 @@
 """A model to use: of a run, of a folder in Hugging Face's layout, or of a name on its Hub."""
 
 import contextlib
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 from torch import nn
 
 from qkv.errors import FileError, UnsupportedError, must
@@ -13,8 +14,10 @@ from qkv.folders import find_folder, read_json
 from qkv.integrations.architectures import architecture_of, load_architecture
 from qkv.lens.page.build import check_page, write_page
 from qkv.lens.page.view import View
-from qkv.lens.reading import sees_pictures
+from qkv.lens.reading import sees_pictures, unknown_tokens
 from qkv.models.pretrained import LAYOUTS, load_model
+from qkv.text.corpus import encodable
+from qkv.text.printable import printable
 from qkv.text.tokenizer import load_tokenizer
 from qkv.training.run import RECORD, open_run
 
@@ -104,6 +107,17 @@ def sizes_of(folder: Path, command: str) -> tuple[int | None, int | None]:
     names = "num_hidden_layers", "num_attention_heads"
     layers, heads = (found if isinstance(found := getattr(told, name, None), int) else None for name in names)
     return layers, heads
+
+
+def encoded(command: str, tokenizer: Tokenizer, text: str, *, special: bool = True) -> Encoding:
+    """Turn a text into tokens, and say on standard error what of it the vocabulary does not hold."""
+    text = encodable(text)
+    found = tokenizer.encode(text, add_special_tokens=special)
+    if unknown := unknown_tokens(tokenizer, found.ids):
+        names = dict.fromkeys(text[slice(*found.offsets[at])] for at in unknown)
+        told = f"{command}: not in the model's vocabulary, so that it sees [UNK]: {' '.join(names)}"
+        print(printable(told), file=sys.stderr)
+    return found
 
 
 def check_see(see: Path | None) -> None:

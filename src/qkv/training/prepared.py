@@ -9,7 +9,9 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -21,7 +23,7 @@ from qkv.errors import FileError, must
 from qkv.files import whole_or_nothing
 from qkv.folders import file_error
 from qkv.text import stdlib
-from qkv.text.corpus import each_file, read_pairs, read_texts
+from qkv.text.corpus import TextPairs, each_file, read_pairs, read_texts
 from qkv.text.dates import date_pairs
 from qkv.text.pictures import pixel_file, read_captions
 from qkv.text.tokens import TokenFile, token_file
@@ -29,6 +31,9 @@ from qkv.training.held_out import PairsPart, is_held_out
 
 HELD_OUT = 0.05
 """The share of a user's texts, at their end, that is held out."""
+
+LEAST = 20
+"""Tokens of a text of which one is held out."""
 
 DATES, DATES_HELD_OUT = 20_000, 1_000
 """Pairs of dates, where no others are given."""
@@ -71,7 +76,11 @@ def prepare_texts(
         folder, identity = _folder(texts.identity, how, data, begun)
         tokenizer = _tokenizer(folder, texts, make)
         start = start if start in tokenizer.get_vocab() else None
-        both = token_file(folder / "texts.tokens", texts, tokenizer, start=start).split(HELD_OUT)
+        whole = token_file(folder / "texts.tokens", texts, tokenizer, start=start)
+        if len(whole.tokens) < LEAST:
+            rule, fix = f"hold at least {LEAST} tokens", "a part of them is held out: give more text"
+            raise file_error("train", Path(data), rule, len(whole.tokens), fix)
+        both = whole.split(HELD_OUT)
         return Prepared(tokenizer, both[:1], both[1:], identity)
     read = stdlib.prose if prose else stdlib.code
     name = f"python {sys.version} {'prose' if prose else 'code'}"
@@ -91,10 +100,13 @@ def prepare_texts(
     return Prepared(tokenizer, (training,), (held_out,), identity)
 
 
-def prepare_pairs(data: str | None, make: Makes, how: str, *, begun: str | None = None) -> Prepared:
+def prepare_pairs(
+    data: str | None, make: Makes, how: str, *, longest: int | None = None, begun: str | None = None
+) -> Prepared:
     """Make pairs ready: two columns of a file, or two fields of JSON; or dates in many languages and in ISO form.
 
-    Raises: FileError for a pair with one side, naming file and line, or as `prepare_texts`; as the tokenizer's maker.
+    Raises: FileError for a pair with one side, or with one of more than `longest` tokens, its end too, naming file and
+    line, or as `prepare_texts`; as the tokenizer's maker.
     """
     if data is None:
         name = f"dates {DATES} {DATES_HELD_OUT}"
@@ -120,7 +132,23 @@ def prepare_pairs(data: str | None, make: Makes, how: str, *, begun: str | None 
         )
         for part, some in sides.items()
     }
+    for part, some in sides.items():
+        if longest is not None and isinstance(some, PairsPart):
+            _check_longest(some, made[part], longest)
     return Prepared(tokenizer, made["training"], made["held_out"], identity)
+
+
+def _check_longest(part: PairsPart, files: tuple[TokenFile, ...], longest: int) -> None:
+    """Raise FileError, naming file and line, if a pair has a side of more tokens."""
+    lengths = torch.maximum(files[0].lengths, files[1].lengths) + 1
+    too_long = (lengths > longest).nonzero().squeeze(-1).tolist()
+    if not too_long:
+        return
+    number, _ = next(islice(part.with_numbers(), too_long[0], None))
+    file, place, _ = next(islice(cast(TextPairs, part.pairs).with_places(), number, None))
+    more = f"; and {len(too_long) - 1} more pairs" if len(too_long) > 1 else ""
+    fix = f"{place}, with its end{more}: leave it out, or give --positions"
+    raise file_error("train", file, f"hold pairs of at most {longest} tokens", int(lengths[too_long[0]]), fix)
 
 
 @dataclass(frozen=True, eq=False)

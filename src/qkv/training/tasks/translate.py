@@ -27,6 +27,7 @@ from qkv.models.translation import translate
 from qkv.scores.dot import dot, scaled_dot
 from qkv.text.batches import PairBatches
 from qkv.text.batching import Pairs, Sequences
+from qkv.text.decoding import text_of
 from qkv.text.tokenizer import END, START
 from qkv.text.tokens import TokenFile
 from qkv.training.recipe import Recipe
@@ -135,7 +136,7 @@ class TranslateTask:
         ]
         right = sum(row == target[pair].tolist() for pair, row in enumerate(made))
         shown = [
-            f"{self.tokenizer.decode(source[pair].tolist())} → {self.tokenizer.decode(made[pair])}"
+            f"{text_of(self.tokenizer, source[pair].tolist())} → {text_of(self.tokenizer, made[pair])}"
             for pair in range(min(2, count))
         ]
         return f"{right} of {count} as they should be: " + "; ".join(shown)
