@@ -7,7 +7,7 @@ import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -37,7 +37,7 @@ def main() -> None:
         finally:
             sys.stdout.flush()
     except (QkvError, OSError) as error:
-        from qkv.lens.printable import printable
+        from qkv.text.printable import printable
 
         print(f"qkv: {printable(str(error))}", file=sys.stderr)
         if not isinstance(error, QkvError):
@@ -182,17 +182,22 @@ def train(
     data: Annotated[
         str | None,
         typer.Argument(
-            metavar="[DATA]",
+            metavar="DATA",
             help="A file, a folder or datasets:NAME; caption: a table, seen in grey; left out, what this machine has.",
         ),
     ] = None,
     out: Annotated[Path, typer.Option(metavar="RUN", help="The run's folder: new, unless --resume is given.")] = ...,  # type: ignore[assignment]
-    preset: Annotated[str, typer.Option(help="quick (about 2 minutes on 2 cores), small or base.")] = "quick",
+    preset: Annotated[
+        str | None,
+        typer.Option(help="quick (the default; about 2 minutes on 2 cores), small or base (none for caption)."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run, bit for bit.")] = False,
     steps: Annotated[int | None, typer.Option(help="How many steps.")] = None,
     rate: Annotated[float | None, typer.Option(help="The largest learning rate.")] = None,
     schedule: Annotated[str | None, typer.Option(help="cosine, linear, inverse_square_root or constant.")] = None,
-    warm_up: Annotated[int | None, typer.Option(help="Steps in which the rate rises.")] = None,
+    warm_up: Annotated[
+        int | None, typer.Option(help="Steps in which the rate rises; in a shorter run all but the last.")
+    ] = None,
     width: Annotated[int | None, typer.Option(help="The model's width.")] = None,
     layers: Annotated[int | None, typer.Option(help="Its layers.")] = None,
     heads: Annotated[int | None, typer.Option(help="Its heads.")] = None,
@@ -222,13 +227,21 @@ def train(
     start: Annotated[
         str | None, typer.Option(metavar="RUN", help="caption: begin with the weights of another run.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="What chance begins with.", min=0, max=2**63 - 1)] = 0,
-    precision: Annotated[str, typer.Option(help="float32 or bf16.")] = "float32",
-    accumulate: Annotated[int, typer.Option(help="Batches of a step, one after another.")] = 1,
+    seed: Annotated[
+        int | None, typer.Option(help="What chance begins with; by default 0.", min=0, max=2**63 - 1)
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="float32 (the default) or bf16.")] = None,
+    accumulate: Annotated[
+        int | None,
+        typer.Option(
+            help="Batches of a step that each process reads; by default 1, or, resumed, as many in all as before."
+        ),
+    ] = None,
     workers: Annotated[int, typer.Option(help="Processes that make batches.")] = 0,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write metrics for TensorBoard too.")] = False,
     watch: Annotated[
-        str | None, typer.Option(metavar="gradients", help="Keep and draw the norm of each layer's gradients.")
+        str | None,
+        typer.Option(metavar="gradients", help="Write the norm of each layer's gradients: gradients.jsonl and .svg."),
     ] = None,
 ) -> None:
     """Train a model on your text, or on what this machine has; a run that stopped goes on with --resume."""
@@ -251,15 +264,19 @@ def train(
         "watch_gradients": watch is not None,
     }  # fmt: skip
     done = begin(
-        kind, data, out, preset=preset, resume=resume, loop=loop,
-        numbers={name: value for name, value in numbers.items() if value is not None},
-        choices={name: value for name, value in choices.items() if value is not None},
+        kind, data, out, preset=preset, resume=resume,
+        numbers=_given(numbers), choices=_given(choices), loop=_given(loop),
     )  # fmt: skip
     if done.finished:
         use = {"gpt": "generate", "bert": "fill", "translate": "translate", "caption": "caption"}[kind]
         print(f"{out}: finished. Try: qkv {use} {out} …")
     else:
         raise typer.Exit(130)
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """Give the options that were given."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 See = Annotated[
@@ -272,11 +289,13 @@ Place = Annotated[str, typer.Argument(metavar="RUN|FOLDER|NAME", help="A run, or
 def generate(
     run: Place,
     text: Annotated[str, typer.Argument(metavar="TEXT", help="What to continue, in quotes.")] = "",
-    new: Annotated[int, typer.Option(help="The most tokens to add.")] = 100,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token; 1 draws as the model says.")] = 0.8,
+    new: Annotated[int, typer.Option(help="The most tokens to add, within the model's positions.")] = 100,
+    temperature: Annotated[
+        float | None, typer.Option(help="0 takes the likeliest token; 1 draws as the model says; by default 0.8.")
+    ] = None,
     top_k: Annotated[int | None, typer.Option(help="Draw from so many of the likeliest.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Draw from the fewest that make up this share.")] = None,
-    beams: Annotated[int, typer.Option(help="Search with so many beams; 1 does not search.")] = 1,
+    beams: Annotated[int, typer.Option(help="Search with so many beams in place of drawing; 1 does not.")] = 1,
     seed: Annotated[int | None, typer.Option(help="What chance begins with.", min=0, max=2**63 - 1)] = None,
     see: See = None,
 ) -> None:

@@ -1,10 +1,12 @@
 """qkv train, from a corpus to a run that goes on."""
 
 import json
+import shutil
 
 import pytest
 from small import TINY
 
+from qkv.text.tokenizer import characters
 from qkv.training.metrics import read_metrics
 
 # Typer gives None where the shape checks want what is written.
@@ -41,11 +43,14 @@ def test_texts(qkv, corpus, tmp_path, kind, options):
     assert about["data"] == str(corpus) and about["recipe"]["width"] == 16
 
 
-def test_a_run_goes_on_as_if_it_had_never_stopped(qkv, corpus, tmp_path):
-    given = ("train", "gpt", corpus, *TINY, "--tokenizer", "characters", "--schedule", "constant", "--warm-up", 1)
+def test_a_run_goes_on_as_if_it_had_never_stopped(qkv, corpus, tmp_path, monkeypatch):
+    how = ("--tokenizer", "characters", "--schedule", "constant", "--warm-up", 1, "--seed", 3, "--precision", "bf16")
+    given = ("train", "gpt", "corpus.txt", *TINY, *how)
     assert qkv(*given, "--out", "whole")[0] == 0
     assert qkv(*given, "--out", "parts", "--steps", 2)[0] == 0
-    status, _, err = qkv("train", "gpt", "--out", "parts", "--resume", "--steps", 4)
+    # From anywhere: the run knows where its data is.
+    monkeypatch.chdir("/")
+    status, _, err = qkv("train", "gpt", "--out", tmp_path / "parts", "--resume", "--steps", 4)
     assert status == 0, err
     weights = [(tmp_path / run / "model" / "model.safetensors").read_bytes() for run in ("whole", "parts")]
     assert weights[0] == weights[1]
@@ -56,6 +61,46 @@ def test_nothing_is_overwritten(qkv, corpus):
     assert qkv(*given)[0] == 0
     status, _, err = qkv(*given)
     assert status == 1 and "must be new; got a run (resume it, or choose another name)" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["gpt", "--steps", 6], "train: --steps must be the run's 4 when it is resumed; got 6 (its rate falls towards"),
+        (["gpt", "--width", 8], "train: --width must be the run's 16 when it is resumed; got 8 (or left out)"),
+        (["gpt", "--tokenizer", "bpe"], "train: --tokenizer must be the run's characters when it is resumed; got bpe"),
+        (["gpt", "--preset", "base"], "train: --preset must be the run's quick when it is resumed; got base"),
+        (["gpt", "--position-kind", "rotary"], "train: --position-kind must be the run's default when it is resumed"),
+        (["gpt", "--seed", 1], "train: options.seed must be the run's 0 when it is resumed; got 1"),
+        (["bert"], "train: KIND must be gpt, as the run in run is; got bert (qkv train gpt --out run --resume)"),
+        (["gpt", "other.txt"], "train: DATA must be what the run has begun with; got other.txt, changed or moved"),
+    ],
+)
+def test_what_a_run_cannot_go_on_with_is_named(qkv, corpus, tmp_path, words, complaint):
+    (tmp_path / "other.txt").write_text(corpus.read_text())
+    given = ("--out", "run", *TINY, "--tokenizer", "characters")
+    assert qkv("train", "gpt", corpus, *given)[0] == 0
+    before = (tmp_path / "run" / "run.json").read_text()
+    status, _, err = qkv("train", *words, "--out", "run", "--resume")
+    assert status == 1 and complaint in err and err.count("\n") == 1
+    assert (tmp_path / "run" / "run.json").read_text() == before
+    # What the run has said is no change.
+    assert qkv("train", "gpt", corpus, "--resume", "--preset", "quick", *given)[0] == 0
+
+
+def test_a_tokenizer_of_a_folder_is_known_by_what_it_holds(qkv, corpus, tmp_path):
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        tokenizer = characters([corpus.read_text(), name[0].upper()], unknown="[UNK]")
+        tokenizer.save(str(tmp_path / name / "tokenizer.json"))
+    sizes = []
+    for name in ("first", "second", "second"):
+        (tmp_path / "tokenizer").mkdir(exist_ok=True)
+        shutil.copy(tmp_path / name / "tokenizer.json", tmp_path / "tokenizer")
+        out = f"run{len(sizes)}"
+        assert qkv("train", "gpt", corpus, "--out", out, *TINY, "--tokenizer", "tokenizer")[0] == 0
+        sizes.append((tmp_path / out / "model" / "tokenizer.json").read_text())
+    assert sizes[0] != sizes[1] == sizes[2]
 
 
 @pytest.mark.parametrize(
@@ -80,6 +125,12 @@ def test_nothing_is_overwritten(qkv, corpus):
             ["translate", "--out", "run", "--attention", "dot", "--placement", "post"],
             "train translate: --placement must be left out beside --attention; got 'post' (a recurrent model has no",
         ),
+        (
+            ["translate", "--out", "run", "--cell", "gru"],
+            "train translate: --cell must come with --attention; got 'gru'",
+        ),
+        (["gpt", "nowhere.txt", "--out", "run", "--rate", "nan"], "Options: rate must be a finite number > 0; got nan"),
+        (["gpt", "nowhere.txt", "--out", "run", "--dropout", "2"], "Recipe: dropout must lie in [0, 1]; got 2.0"),
         (["gpt", "--out", "run", "--placement", "x"], "train gpt: --placement must be one of pre, post; got 'x'"),
         (["caption", "--out", "run", "--placement", "pre"], "train caption: --placement must be left out; got 'pre'"),
         (["gpt", "--out", "run", "--watch", "x"], "train: --watch must be gradients; got 'x'"),
@@ -93,6 +144,10 @@ def test_nothing_is_overwritten(qkv, corpus):
         (
             ["caption", "x", "--out", "run", "--tokenizer", "unigram"],
             "train: --tokenizer must be words, bpe or characters, or a folder with one; got 'unigram'",
+        ),
+        (
+            ["gpt", "--out", "run", "--tokenizer", "charakters/"],
+            "train: --tokenizer must be bpe or characters, or a folder with one; got 'charakters/' (no such folder,",
         ),
         (["gpt", "--out", "run", "--resume"], "must be a run, with its run.json; got nothing"),
     ],

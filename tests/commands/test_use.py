@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from small import TINY
 
 from qkv.models.bert import Bert
@@ -56,11 +57,77 @@ def test_generate_refuses(qkv, gpt):
     assert status == 1 and err.startswith("qkv: load_model: ")
 
 
+def test_what_the_vocabulary_does_not_hold_is_said(qkv, gpt):
+    status, _, err = qkv("generate", "run", "The 猫 cat 猫 犬", "--new", 1)
+    assert status == 0 and err == "generate: not in the model's vocabulary, so that it sees [UNK]: 猫 犬\n"
+
+
+def test_what_would_control_the_terminal_is_not_printed(qkv, tmp_path):
+    (tmp_path / "hostile.txt").write_text("a\x1b[31m\u202eb\n\tc " * 60)
+    given = ("train", "gpt", "hostile.txt", "--out", "run", *TINY, "--tokenizer", "characters")
+    status, _, err = qkv(*given)
+    assert status == 0 and "▸" in err and "\x1b" not in err and "\u202e" not in err
+    _, out, _ = qkv("generate", "run", "a\x1b[31m\n", "--new", 20, "--seed", 0)
+    assert out.startswith("a�[31m\n") and "\x1b" not in out and "\u202e" not in out
+
+
+def test_generate_says_where_the_positions_end(qkv, gpt):
+    told = "generate: 25 of 100 new tokens: the model's 32 positions end here\n"
+    assert qkv("generate", "run", "The cat", "--seed", 0)[2] == told
+    assert qkv("generate", "run", "The cat", "--beams", 2)[2] == told
+    assert qkv("generate", "run", "The cat", "--new", 25)[2] == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--beams", 0], "generate: --beams must be >= 1; got 0"),
+        (["--new", 0], "generate: --new must be >= 1; got 0"),
+        (["--top-k", 0], "sample: top_k must be >= 1; got 0"),
+        (["--temperature", "nan"], "sample: temperature must be a finite number > 0; got nan"),
+        (
+            ["--beams", 2, "--temperature", 0.5],
+            "generate: --temperature must be left out beside --beams; got 0.5 (a search draws nothing)",
+        ),
+        (["--beams", 2, "--top-p", 0.5], "generate: --top-p must be left out beside --beams; got 0.5"),
+        (["--beams", 99], "beam_search: beams must be at most half of the vocabulary of"),
+    ],
+)
+def test_generate_prints_nothing_before_its_options_are_checked(qkv, gpt, options, complaint):
+    status, out, err = qkv("generate", "run", "The cat", *options)
+    assert status == 1 and out == "" and complaint in err and err.count("\n") == 1
+
+
+def test_a_run_without_a_model_yet(qkv, gpt, tmp_path):
+    (tmp_path / "run" / "model").rename(tmp_path / "elsewhere")
+    for command in (["generate", "run", "The cat"], ["see", "The cat", "--model", "run"]):
+        status, out, err = qkv(*command)
+        assert status == 1 and out == ""
+        assert f"qkv: {command[0]}: the run run must have a model; got none yet (it is written at the first" in err
+
+
+@pytest.mark.parametrize("command", ["generate", "see"])
+def test_weights_that_are_no_numbers(qkv, gpt, tmp_path, command):
+    path = tmp_path / "run" / "model" / "model.safetensors"
+    tensors = load_file(path)
+    tensors["transformer.h.0.ln_1.weight"][3] = torch.nan
+    save_file(tensors, path, metadata={"format": "pt"})
+    words = ["generate", "run", "The cat"] if command == "generate" else ["see", "The cat", "--model", "run"]
+    status, out, err = qkv(*words)
+    assert status == 1 and out == ""
+    assert f"qkv: {command}: the model in run must have finite weights; got nan in layers.0." in err
+
+
 def test_fill(qkv, corpus, tmp_path):
     assert qkv("train", "bert", corpus, "--out", "run", *TINY, "--vocabulary", 80)[0] == 0
     status, out, err = qkv("fill", "run", "the [MASK] chased the [MASK].", "--best", 2, "--see", "page.html")
     assert status == 0, err
-    assert out.count("%") == 4
+    first, *lines, told = out.splitlines()
+    assert first == "[MASK] 1 of 2" and lines[2] == "[MASK] 2 of 2" and told.startswith("page: ")
+    assert all(re.fullmatch(r" *\d+\.\d%  \S+", line) for line in (*lines[:2], *lines[3:])) and len(lines) == 5
+    # However many there are, each stands on a line.
+    more = qkv("fill", "run", "the [MASK] chased.", "--best", 40)[1].splitlines()
+    assert len(more) == 41 and more[0] == "[MASK] 1 of 1" and more[1:3] != more[2:4]
     (view,) = views_of(tmp_path / "page.html")
     assert view["tokens"].count("[MASK]") == 2 and view["tokens"][view["query"]] == "[MASK]"
     assert isinstance(load_model(tmp_path / "run" / "model"), Bert)
@@ -75,6 +142,8 @@ def test_translate(qkv, tmp_path, attention):
     given = ("train", "translate", "pairs.tsv", "--out", "run", *TINY, "--tokenizer", "characters", *option)
     status, _, err = qkv(*given)
     assert status == 0, err
+    status, out, err = qkv("translate", "run", "12 cats", "--beams", 0)
+    assert status == 1 and out == "" and "translate: --beams must be >= 1; got 0" in err
     status, out, err = qkv("translate", "run", "12 cats", "7 cats", "--beams", 2, "--see", "page.html")
     assert status == 0, err
     assert len(out.splitlines()) == 3
@@ -118,6 +187,8 @@ def test_caption(qkv, tmp_path, attention):
     (tmp_path / "no.png").write_text("no picture")
     status, _, err = qkv("caption", "run", "no.png")
     assert status == 1 and "read_picture: no.png must be a picture; got cannot identify image file" in err
+    status, _, err = qkv("caption", "run", "--scene", -1)
+    assert status == 1 and "caption: --scene must be >= 0; got -1" in err
     status, _, err = qkv("caption", "run")
     assert status == 1 and "caption: IMAGE must be given, or --scene NUMBER in its place; got neither" in err
 
@@ -138,6 +209,9 @@ def test_caption_of_pictures_of_ones_own(qkv, tmp_path):
     assert status == 0, err
     (view,) = views_of(tmp_path / "page.html")
     assert (view["image"]["rows"], view["image"]["columns"]) == (8, 8) and len(view["tokens"]) >= 1
+    status, out, err = qkv("caption", "run", "--scene", 3)
+    assert status == 1 and out == ""
+    assert "caption: --scene must be left out; got 3 (the model in run learned from other pictures: give it an" in err
     status, _, err = qkv("train", "caption", "--out", "run", "--resume")
     assert status == 0, err
     status, _, err = qkv("train", "caption", "table.tsv", "--out", "other", *TINY[:-4], "--positions", 4)

@@ -80,6 +80,8 @@ def test_the_soft_loss_by_its_definition():
     rows = torch.nn.functional.cross_entropy(words, TARGETS, reduction="sum")
     seen = torch.stack([weights[0].sum(0), weights[1, :2].sum(0)])
     torch.testing.assert_close(model.loss(images(), TARGET, TARGETS)[0], rows + (1 - seen).square().sum())
+    torch.testing.assert_close(model.losses(images(), TARGET, TARGETS)[:2], (rows, (1 - seen).square().sum()))
+    assert model.eval().losses(images(), TARGET, TARGETS)[1] == 0
 
 
 @pytest.mark.slow

@@ -226,6 +226,9 @@ def test_coverage_pays_for_what_is_read_again():
     before = weights.cumsum(1) - weights
     again = torch.minimum(weights, before).sum(-1)[TARGET.rows, TARGET.positions]
     near(more - less, 2 * again.sum())
+    words, lesson, _ = heavy.losses(SOURCE, TARGET, TARGET.tokens)
+    near(torch.stack((words, lesson)), torch.stack((less, 2 * again.sum())))
+    assert heavy.eval().losses(SOURCE, TARGET, TARGET.tokens)[1] == 0
 
 
 def test_dropout_acts_while_training():

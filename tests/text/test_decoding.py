@@ -2,7 +2,7 @@
 
 import pytest
 
-from qkv.text.decoding import Decoder, token_labels
+from qkv.text.decoding import Decoder, text_of, token_labels
 from qkv.text.tokenizer import characters, train_byte_bpe, train_unigram, train_wordpiece
 
 TEXTS = ["老鼠爱大米。", "a 🐭 naïve 老鼠 eats", "\x00�\n\n  é"]
@@ -69,3 +69,10 @@ def test_labels_can_be_read():
     assert token_labels(BYTES, tokens) == ["a", "老", "老", "老", " ", "é", "é"]
     assert token_labels(BYTES, [0, byte(0xE8), byte(0x41), byte(0x80)]) == ["<|endoftext|>", "\\xe8", "A", "\\x80"]
     assert token_labels(characters(["ab"]), [1, 2, 99]) == ["a", "b", ""]
+
+
+def test_the_text_of_all_tokens_has_no_broken_characters():
+    assert text_of(BYTES, BYTES.encode("a 猫").ids) == "a 猫"
+    assert text_of(BYTES, [byte(0xE7), byte(ord("a")), byte(0xE7)]) == "\\xe7a\\xe7"
+    letters = characters(["ab 猫"], unknown="[UNK]")
+    assert text_of(letters, letters.encode("a 猫").ids) == "a 猫"

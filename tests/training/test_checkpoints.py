@@ -82,7 +82,9 @@ def test_a_cut_or_changed_or_lost_file_is_named(tmp_path, name):
 def test_a_marker_that_marks_nothing_is_named(tmp_path, text):
     save(tmp_path, 1)
     (tmp_path / "step-00000001" / "checkpoint.json").write_text(text)
-    with pytest.raises(FileError, match=r"checkpoint\.json must name the files of a checkpoint; got "):
+    fix = rf"\(remove {tmp_path}/step-00000001 to go on from an older checkpoint\)$"
+    got = r"checkpoint\.json must name the files of a checkpoint; got (no files|3|\{\}) "
+    with pytest.raises(FileError, match=got + fix):
         newest_checkpoint(tmp_path)
 
 
@@ -146,6 +148,13 @@ def test_a_full_disk_leaves_the_older_whole(tmp_path, monkeypatch, where, name):
         save(tmp_path, 2)
     assert names(tmp_path) == ["step-00000001"]
     assert newest_checkpoint(tmp_path)[0].step == 1
+
+
+def test_a_disk_that_is_full_at_once_has_nothing_to_keep(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", full)
+    text = r"got No space left on device \(nothing was trained yet; make room, then resume\)$"
+    with pytest.raises(FileError, match=text):
+        save(tmp_path, 0)
 
 
 def in_a_small_disk(options, program, folder):

@@ -18,7 +18,7 @@ def test_an_objective_is_the_loss_of_its_task():
     task = TinyTask()
     task.model.eval()
     batch = task.batches[0]
-    assert torch.equal(Objective(task)(batch)[0], task.loss(batch)[0])
+    assert torch.equal(Objective(task)(batch)[0]["loss"], task.loss(batch)[0])
     assert dict(Objective(task).named_parameters()).keys() == {f"model.{n}" for n, _ in task.model.named_parameters()}
 
 

@@ -92,6 +92,8 @@ def test_without_matplotlib_there_are_numbers_and_a_word(tmp_path, capsys, monke
 
     monkeypatch.setattr(builtins, "__import__", refuse)
     train(TinyTask(), tmp_path / "run", options(steps=2))
-    assert "no picture of gradients.jsonl: pip install matplotlib" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"gradients: {tmp_path}/run/gradients.jsonl\n" in said
+    assert "no picture of gradients.jsonl: pip install matplotlib" in said
     assert len(list(read_metrics(tmp_path / "run" / "gradients.jsonl"))) == 2
     assert not draw(tmp_path / "run")

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tiny import Numbers, TinyTask
 from torch.nn import functional as F
 
-from qkv.errors import ArgumentError, FileError, TrainingError
+from qkv.errors import ArgumentError, FileError, TrainingError, UnsupportedError
 from qkv.training.checkpoints import newest_checkpoint
 from qkv.training.loop import Outcome, train
 from qkv.training.options import Options
@@ -82,6 +82,31 @@ def test_a_step_descends_on_the_sum_of_losses_over_the_sum_of_targets(tmp_path):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
 
 
+def test_what_is_descended_on_beside_the_loss_is_told_apart(tmp_path, capsys):
+    class Paying(TinyTask):
+        def loss(self, batch):
+            total, count = super().loss(batch)
+            price = self.model.out.weight.square().sum() if self.model.training else total.new_zeros(())
+            return {"loss": total, "attention_loss": price}, count
+
+    task, plain = Paying(), TinyTask()
+    for each in (task, plain):
+        each.model.dropout.p = 0.0
+    price = task.model.out.weight.square().sum().item()
+    train(task, tmp_path / "run", options(steps=2, validate_every=2, accumulate=2))
+    train(plain, tmp_path / "plain", options(steps=1, validate_every=2, accumulate=2), shown=False)
+    first, second, measured = (line for line in metrics_of(tmp_path / "run") if "sample" not in line)
+    assert first["loss"] == metrics_of(tmp_path / "plain")[0]["loss"]
+    assert first["attention_loss"] == pytest.approx(2 * price / first["tokens"], rel=1e-6)
+    # It is descended on, and no part of what is measured.
+    assert second["attention_loss"] * second["tokens"] < first["attention_loss"] * first["tokens"]
+    task.model.eval()
+    batches = [task.validation[number] for number in range(3)]
+    losses = [task.loss(batch)[0]["loss"].item() for batch in batches]
+    assert measured["validation_loss"] == pytest.approx(sum(losses) / sum(len(b.targets) for b in batches), rel=1e-6)
+    assert f"· attention loss {second['attention_loss']:.4f}" in capsys.readouterr().err
+
+
 def test_bf16_computes_in_bf16_and_keeps_float32(tmp_path):
     seen = []
     task = TinyTask()
@@ -133,6 +158,28 @@ def test_an_existing_run_is_neither_overwritten_nor_taken_for_another(tmp_path):
     with pytest.raises(ArgumentError, match=r"^train: task.batches must hold at least one batch; got 0$"):
         train(task, tmp_path / "none", options(), shown=False)
     assert before == ((run / "metrics.jsonl").read_bytes(), steps_of(run)) and not (tmp_path / "none").exists()
+
+
+def test_a_step_of_another_size_is_said(tmp_path, capsys):
+    run = tmp_path / "run"
+    train(TinyTask(), run, options(steps=2, accumulate=2))
+    train(TinyTask(), run, options(steps=3), resume=True)
+    assert "from here on" not in capsys.readouterr().err
+    train(TinyTask(), run, options(steps=4, accumulate=3), resume=True)
+    told = "a step holds 3 batches from here on, where it held 2: it is another training than one that was not stopped"
+    assert told in capsys.readouterr().err
+    train(TinyTask(), run, options(steps=5), resume=True)
+    assert "from here on" not in capsys.readouterr().err
+    found, _ = newest_checkpoint(run / "checkpoints")
+    assert found.state["micro_batches"] == 3 and found.state["position"] == 2 * 3 + 3 * 2
+
+
+def test_tensorboard_is_looked_for_before_a_folder_is_made(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    text = r"^train: tensorboard must be installed; got no such package \(pip install tensorboard\)$"
+    with pytest.raises(UnsupportedError, match=text):
+        train(TinyTask(), tmp_path / "run", options(tensorboard=True))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_half_checkpoint_is_named_and_passed_over(tmp_path, capsys):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from qkv.errors import ArgumentError, KindError
-from qkv.training.options import Options, check_same
+from qkv.training.options import Options, check_same, micro_batches_of
 from qkv.training.schedules import cosine
 
 
@@ -45,6 +45,23 @@ def test_what_may_not(now, text):
     assert str(refused.value) == text
 
 
+def test_a_step_stays_as_large_on_another_number_of_ranks():
+    asked, unsaid = (Options(steps=1, rate=1.0, accumulate=count) for count in (3, None))
+    assert [micro_batches_of(unsaid, ranks, before) for ranks, before in ((2, None), (1, 4), (2, 4), (4, 4))] == [
+        1,
+        4,
+        2,
+        1,
+    ]
+    assert micro_batches_of(asked, 2, None) == micro_batches_of(asked, 2, 4) == 3
+    text = (
+        r"^train: the number of processes must share out the 4 micro-batches that a step of this run has; got 3 "
+        r"\(or say --accumulate\)$"
+    )
+    with pytest.raises(ArgumentError, match=text):
+        micro_batches_of(unsaid, 3, 4)
+
+
 @pytest.mark.unhooked
 @pytest.mark.parametrize(
     ("options", "kind", "text"),
@@ -52,6 +69,7 @@ def test_what_may_not(now, text):
         ({"steps": 0}, ArgumentError, "Options: steps must be >= 1; got 0"),
         ({"keep": 0}, ArgumentError, "Options: keep must be >= 1; got 0"),
         ({"workers": -1}, ArgumentError, "Options: workers must be >= 0; got -1"),
+        ({"accumulate": 0}, ArgumentError, "Options: accumulate must be >= 1; got 0"),
         ({"accumulate": 1.5}, KindError, "Options: accumulate must be an integer; got float"),
         ({"rate": 0}, ArgumentError, "Options: rate must be a finite number > 0; got 0"),
         ({"clip": -1.0}, ArgumentError, "Options: clip must be a finite number > 0; got -1.0"),

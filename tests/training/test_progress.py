@@ -21,11 +21,12 @@ def test_plain_lines_come_now_and_then_and_at_the_end(monkeypatch):
         for step in range(5, 11):
             clock[0] += 4.0
             shown.update(step, 1.5, 2000.0)
-        shown.say("[bold] stays as it is")
+        shown.say("[bold] stays as it is\n\x1b[31m does not")
     assert out.file.getvalue().splitlines() == [
         "step 7/10 · loss 1.5000 · 2,000 tokens/s · 12 s left",
         "step 10/10 · loss 1.5000 · 2,000 tokens/s · 0 s left",
         "[bold] stays as it is",
+        "�[31m does not",
     ]
 
 

@@ -49,9 +49,11 @@ def test_another_number_of_ranks_goes_on(one, tmp_path, sharded):
     run = tmp_path / "run"
     train_to_end(run, ranks=2, sharded=sharded, options={"accumulate": 2, "steps": 4, "validate_every": 7})
     cut_to_steps(run, 4)
-    train_to_end(run, options={"accumulate": 4, "steps": 6})
+    # Unless it is told otherwise, a step holds what it held.
+    said = train_to_end(run, options={"steps": 6})
     cut_to_steps(run, 6)
-    train_to_end(run, ranks=2, sharded=sharded, options={"accumulate": 2, "steps": 9})
+    assert "from here on" not in said[0]
+    train_to_end(run, ranks=2, sharded=sharded, options={"steps": 9})
     losses, expected = ([line for line in metrics_of(each) if "loss" in line] for each in (run, one))
     for line, other in zip(losses, expected, strict=True):
         assert line == pytest.approx(other, abs=1e-5)

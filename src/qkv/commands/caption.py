@@ -5,12 +5,14 @@ from pathlib import Path
 import torch
 
 from qkv.commands.trained import check_see, load, show
+from qkv.core.checks import check_whole
 from qkv.errors import ArgumentError, must
 from qkv.lens.views import picture_view
 from qkv.models.captioner import Captioner
 from qkv.text.digits import scene
 from qkv.text.digits import tokenizer as of_digits
 from qkv.text.pictures import END, START, read_picture
+from qkv.text.printable import printable
 
 LONGEST = 100
 """Words of a caption that does not end."""
@@ -22,11 +24,16 @@ def caption_picture(place: str, image: str | None, *, number: int | None, see: P
     if (image is None) == (number is None):
         rule = "be given, or --scene NUMBER in its place"
         raise ArgumentError(must("caption", "IMAGE", rule, "neither" if image is None else "both"))
+    if number is not None:
+        check_whole("caption", "--scene", number, 0)
     model, tokenizer = load("caption", place, Captioner)
+    digits = tokenizer.get_vocab() == of_digits().get_vocab()
     if image is None:
+        if not digits:
+            rule, fix = "be left out", f"the model in {place} learned from other pictures: give it an IMAGE"
+            raise ArgumentError(must("caption", "--scene", rule, number, fix))
         picture = scene(number or 0, held_out=True).image
     else:
-        digits = tokenizer.get_vocab() == of_digits().get_vocab()
         picture = read_picture(image, model.config.height, model.config.width, chalk=digits)
     state, token, words = model.start(picture[None]), torch.tensor([[START]]), []
     with torch.no_grad():
@@ -36,7 +43,7 @@ def caption_picture(place: str, image: str | None, *, number: int | None, see: P
             if words[-1] == END:
                 break
     text = tokenizer.decode(words)
-    print(text)
+    print(printable(text))
     if see is not None:
         labels = [tokenizer.id_to_token(word) or "?" for word in words]
         weights = torch.stack(state.weights, 1)[0]

@@ -3,18 +3,14 @@
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from qkv.commands.trained import check_see, load, show
+from qkv.commands.trained import check_see, encoded, load, show
 from qkv.errors import ArgumentError, must
-from qkv.lens.printable import printable
 from qkv.lens.subwords import word_ranges
 from qkv.lens.views import text_view
 from qkv.models.bert import Bert
 from qkv.models.generation import fill
-from qkv.text.corpus import encodable
+from qkv.text.printable import printable
 
 MASK = "[MASK]"
 
@@ -26,21 +22,17 @@ def fill_text(place: str, text: str, *, best: int, see: Path | None) -> None:
     masked = tokenizer.token_to_id(MASK)
     if masked is None:
         raise ArgumentError(must("fill", "the tokenizer", f"have {MASK}", "none"))
-    encoding = tokenizer.encode(encodable(text))
+    encoding = encoded("fill", tokenizer, text)
     if masked not in encoding.ids:
         raise ArgumentError(must("fill", "TEXT", f"hold {MASK}", repr(text)))
     if len(encoding.ids) > model.positions:
         raise ArgumentError(must("fill", "TEXT", f"have at most {model.positions} tokens", len(encoding.ids)))
     tokens, segments = torch.tensor([encoding.ids]), torch.tensor([encoding.type_ids])
     found = fill(model, tokens, masked, best=best, segments=segments)
-    table = Table(MASK, *(f"{rank + 1}" for rank in range(found.tokens.shape[1])), box=None)
-    for number, (words, shares) in enumerate(zip(found.tokens.tolist(), found.probabilities.tolist(), strict=True)):
-        cells = (
-            Text(f"{printable(tokenizer.id_to_token(word) or '?')} {share:.1%}")
-            for word, share in zip(words, shares, strict=True)
-        )
-        table.add_row(str(number + 1), *cells)
-    Console(highlight=False).print(table)
+    for number, (tokens_of, shares) in enumerate(zip(found.tokens.tolist(), found.probabilities.tolist(), strict=True)):
+        print(f"{MASK} {number + 1} of {len(found.places)}")
+        for token, share in zip(tokens_of, shares, strict=True):
+            print(f"{share:7.1%}  {printable(tokenizer.id_to_token(token) or '?')}")
     if see is not None:
         with torch.no_grad():
             seen = model.encode(tokens, segments)

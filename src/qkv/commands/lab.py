@@ -9,7 +9,7 @@ from qkv.labs import all_labs, find_lab
 from qkv.labs.lab import Both, Lab, Verdict, means, written
 from qkv.labs.running.results import Result, figures_of, find_results
 from qkv.labs.running.runner import run_labs
-from qkv.lens.printable import printable
+from qkv.text.printable import printable
 
 if TYPE_CHECKING:
     from qkv.labs.table import Table

@@ -1,5 +1,7 @@
 """`qkv train`: a kind of model, a corpus, a recipe, and the loop."""
 
+import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +10,7 @@ from typing import Any
 import torch
 
 from qkv.commands.trained import load
-from qkv.errors import ArgumentError, must
+from qkv.errors import ArgumentError, FileError, must
 from qkv.folders import find_folder
 from qkv.models.captioner import SHRINK, Captioner
 from qkv.text import pictures
@@ -48,6 +50,9 @@ CHOICES: dict[str, dict[str, tuple[str, ...] | None]] = {
 }
 """What each kind can be told beside its numbers, and the names that are known."""
 
+MAY_CHANGE = ("steps", "every")
+"""Numbers of a recipe that a run may change when it goes on."""
+
 COVERAGE = 0.9999
 """Share of a text's characters that BERT's tokenizer keeps, at least, where its vocabulary has room."""
 
@@ -60,7 +65,7 @@ def begin(
     data: str | None,
     out: Path,
     *,
-    preset: str = "quick",
+    preset: str | None = None,
     resume: bool = False,
     numbers: Mapping[str, Any],
     choices: Mapping[str, Any],
@@ -69,7 +74,7 @@ def begin(
     """Train a model into a run's folder, or go on with one.
 
     `numbers` change the recipe, `choices` say which model, `loop` are options of the loop. A run that goes on takes its
-    data, its recipe and its choices from its folder.
+    data, its recipe, its choices, its seed and its precision from its folder.
 
     Raises: ArgumentError for what is not known or does not fit; FileError for data that is none; as `train`.
     """
@@ -80,45 +85,60 @@ def begin(
     if "attention" in choices and "placement" in choices:
         rule, fix = "be left out beside --attention", "a recurrent model has no norms to place"
         raise ArgumentError(must(f"train {kind}", "--placement", rule, repr(choices["placement"]), fix))
+    if "cell" in choices and "attention" not in choices and not resume:
+        rule, fix = "come with --attention", "a Transformer has no cells"
+        raise ArgumentError(must(f"train {kind}", "--cell", rule, repr(choices["cell"]), fix))
     if resume:
-        before = open_run(out, "train").record().get("about", {})
-        if lost := {"data", "recipe", "choices"} - before.keys():
-            rule = "say what it is about, as a run of this command does"
-            raise ArgumentError(must("train", f"{out}/run.json", rule, f"no {', '.join(sorted(lost))}"))
+        before = _begun(kind, out)
+        was = {**before["recipe"], **dict.fromkeys(CHOICES[kind]), **before["choices"], "preset": before.get("preset")}
+        for name, value in {**numbers, **choices, **({"preset": preset} if preset else {})}.items():
+            _check_unchanged(name, value, was[name], before["recipe"]["schedule"])
         data = before["data"] if data is None else data
-        recipe, choices = Recipe(**before["recipe"]), {**before["choices"], **choices}
+        recipe, choices, loop = Recipe(**before["recipe"]), before["choices"], {**before["loop"], **loop}
     else:
+        before, preset = {}, preset or "quick"
         if preset not in PRESETS[kind]:
             raise ArgumentError(must("train", "--preset", f"be one of {', '.join(PRESETS[kind])}", repr(preset)))
         recipe = PRESETS[kind][preset]
     recipe = replace(recipe, **numbers)
-    seed = loop.get("seed", 0)
-    task, identity = make_task(kind, data, recipe, choices, seed)
-    # What a run may change when it goes on is not part of what it is about.
-    about: dict[str, Any] = {"data": data, "corpus": identity, "recipe": recipe.record(), "choices": dict(choices)}
+    options = recipe.options(**loop)
+    task, identity = make_task(kind, data, recipe, choices, options.seed, before.get("corpus"))
+    # A run may go on from another folder.
+    place = data if data is None or data.startswith("datasets:") else os.path.abspath(data)
+    about: dict[str, Any] = {"data": place, "corpus": identity, "recipe": recipe.record(), "choices": dict(choices)}
+    about |= {"preset": preset}
     if resume:
-        about["recipe"] |= {name: before["recipe"][name] for name in ("steps", "every")}
-    outcome = train(task, out, recipe.options(**loop), resume=resume, about=about)
+        # What a run may change when it goes on is not part of what it is about; of the data, the corpus is.
+        about["recipe"] |= {name: before["recipe"][name] for name in MAY_CHANGE}
+        about |= {name: before.get(name) for name in ("data", "preset")}
+    outcome = train(task, out, options, resume=resume, about=about)
     leave_group()
     return outcome
 
 
 def make_task(
-    kind: str, data: str | None, recipe: Recipe, choices: Mapping[str, Any], seed: int
+    kind: str,
+    data: str | None,
+    recipe: Recipe,
+    choices: Mapping[str, Any],
+    seed: int,
+    begun: str | None = None,
 ) -> tuple[Any, str | None]:
-    """Make the corpus ready and the model, drawn by the seed; give the task, and the name of the corpus."""
+    """Make the corpus ready and the model, drawn by the seed; give the task, and the name of the corpus.
+
+    Raises: as `begin`; FileError if it is not the corpus that a run has begun with.
+    """
     others = {name: value for name, value in choices.items() if name != "tokenizer"}
     if kind == "caption":
-        return _caption_task(data, recipe, choices, seed)
+        return _caption_task(data, recipe, choices, seed, begun)
     name = choices.get("tokenizer") or {"bert": "wordpiece", "gpt": "bpe"}.get(kind, "bpe" if data else "characters")
-    make = _maker(kind, name, recipe.vocabulary)
-    how = f"{kind} {name} {recipe.vocabulary}"
+    make, how = _maker(kind, name, recipe.vocabulary)
     if kind == "translate":
-        prepared = prepare_pairs(data, make, how)
+        prepared = prepare_pairs(data, make, how, longest=recipe.positions, begun=begun)
     elif kind == "bert":
-        prepared = prepare_texts(data, make, how, prose=True)
+        prepared = prepare_texts(data, make, how, prose=True, begun=begun)
     else:
-        prepared = prepare_texts(data, make, how, start=END_OF_TEXT)
+        prepared = prepare_texts(data, make, how, start=END_OF_TEXT, begun=begun)
     torch.manual_seed(seed)
     makes: Any = {"translate": translate.TranslateTask, "bert": bert.BertTask, "gpt": gpt.GptTask}[kind]
     parts = (prepared.training, prepared.held_out)
@@ -127,7 +147,9 @@ def make_task(
     return makes(recipe, prepared.tokenizer, *parts, **others, seed=seed), prepared.identity
 
 
-def _caption_task(data: str | None, recipe: Recipe, choices: Mapping[str, Any], seed: int) -> tuple[Any, str | None]:
+def _caption_task(
+    data: str | None, recipe: Recipe, choices: Mapping[str, Any], seed: int, begun: str | None
+) -> tuple[Any, str | None]:
     """Make a captioner of a user's pictures, or of digits."""
     others = {name: value for name, value in choices.items() if name not in ("tokenizer", "pixels")}
     album = identity = None
@@ -140,17 +162,16 @@ def _caption_task(data: str | None, recipe: Recipe, choices: Mapping[str, Any], 
         side, name = choices.get("pixels", PIXELS), choices.get("tokenizer", "words")
         if side < SHRINK or side % SHRINK:
             raise ArgumentError(must("train caption", "--pixels", f"be a multiple of {SHRINK}", side))
-        how = f"caption {name} {recipe.vocabulary}"
-        prepared = prepare_pictures(data, _maker("caption", name, recipe.vocabulary), how, side, side)
+        prepared = prepare_pictures(data, *_maker("caption", name, recipe.vocabulary), side, side, begun=begun)
         album, identity = caption.PictureAlbum(recipe, prepared, seed), prepared.identity
-    if begun := others.get("start"):
-        others["start"], _ = load("train caption", begun, Captioner)
+    if first := others.get("start"):
+        others["start"], _ = load("train caption", first, Captioner)
     torch.manual_seed(seed)
     return caption.CaptionTask(recipe, album, **others, seed=seed), identity
 
 
-def _maker(kind: str, name: str, vocabulary: int) -> Makes:
-    """Give what makes the tokenizer: a kind by its name, or one that is in a folder."""
+def _maker(kind: str, name: str, vocabulary: int) -> tuple[Makes, str]:
+    """Give what makes the tokenizer, a kind by its name or one that is in a folder, and a name of all it depends on."""
     # A preset's size was chosen for nobody's texts: there may be fewer tokens in them.
     fewer = any(vocabulary == recipe.vocabulary for recipe in PRESETS[kind].values())
 
@@ -180,13 +201,42 @@ def _maker(kind: str, name: str, vocabulary: int) -> Makes:
         },
     }
     if name in known[kind]:
-        return known[kind][name]
+        return known[kind][name], f"{kind} {name} {vocabulary}"
+    *others, last = known[kind]
+    rule = f"be {', '.join(others)} or {last}" if others else f"be {last}"
+    rule += ", or a folder with one"
     if any(name in makers for makers in known.values()):
-        *others, last = known[kind]
-        fits = f"{', '.join(others)} or {last}" if others else last
-        raise ArgumentError(must("train", "--tokenizer", f"be {fits}, or a folder with one", repr(name)))
-    folder = find_folder(name, "train")
-    return lambda texts: load_tokenizer(folder)
+        raise ArgumentError(must("train", "--tokenizer", rule, repr(name)))
+    try:
+        folder = find_folder(name, "train")
+    except FileError as error:
+        raise FileError(must("train", "--tokenizer", rule, repr(name), "no such folder, here or on the Hub")) from error
+    made = load_tokenizer(folder)
+    return lambda texts: made, f"{kind} {hashlib.blake2b(made.to_str().encode(), digest_size=12).hexdigest()}"
+
+
+def _begun(kind: str, out: Path) -> dict[str, Any]:
+    """Give what a run is about, and the options of its loop that need not be said again."""
+    record = open_run(out, "train").record()
+    before = record.get("about", {})
+    if lost := {"data", "recipe", "choices"} - before.keys():
+        rule = "say what it is about, as a run of this command does"
+        raise ArgumentError(must("train", f"{out}/run.json", rule, f"no {', '.join(sorted(lost))}"))
+    if record["kind"] != kind:
+        fix = f"qkv train {record['kind']} --out {out} --resume"
+        raise ArgumentError(must("train", "KIND", f"be {record['kind']}, as the run in {out} is", kind, fix))
+    return {**before, "loop": {name: record["options"][name] for name in ("seed", "precision")}}
+
+
+def _check_unchanged(name: str, value: object, was: object, schedule: str) -> None:
+    """Raise ArgumentError if an option is another than the run's, and its steps would not be the same."""
+    falls = schedule in ("cosine", "linear")
+    if value == was or (name in MAY_CHANGE and not (falls and name == "steps")):
+        return
+    said = "default" if was is None else was
+    option, rule = f"--{name.replace('_', '-')}", f"be the run's {said} when it is resumed"
+    fix = f"its rate falls towards its last step, by --schedule {schedule}" if name == "steps" else "or left out"
+    raise ArgumentError(must("train", option, rule, value, fix))
 
 
 def _check_choice(kind: str, name: str, value: object) -> None:

@@ -1,20 +1,23 @@
 """A model to use: of a run, of a folder in Hugging Face's layout, or of a name on its Hub."""
 
 import contextlib
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 from torch import nn
 
-from qkv.errors import UnsupportedError, must
+from qkv.errors import FileError, UnsupportedError, must
 from qkv.folders import find_folder, read_json
 from qkv.integrations.architectures import architecture_of, load_architecture
 from qkv.lens.page.build import check_page, write_page
 from qkv.lens.page.view import View
-from qkv.lens.reading import sees_pictures
+from qkv.lens.reading import sees_pictures, unknown_tokens
 from qkv.models.pretrained import LAYOUTS, load_model
+from qkv.text.corpus import encodable
+from qkv.text.printable import printable
 from qkv.text.tokenizer import load_tokenizer
 from qkv.training.run import RECORD, open_run
 
@@ -24,13 +27,12 @@ def load(command: str, place: str, *kinds: type[nn.Module]) -> tuple[Any, Tokeni
 
     Raises: UnsupportedError for a model of another kind; as `load_model`.
     """
-    folder: str | Path = place
-    if (Path(place) / RECORD).is_file():
-        folder = open_run(place, command).model
+    folder = _folder_of(command, place)
     model = load_model(folder)
     if not isinstance(model, kinds):
         rule = "be " + " or ".join(kind.__name__ for kind in kinds)
         raise UnsupportedError(must(command, f"the model in {place}", rule, type(model).__name__))
+    _check_finite(command, place, model)
     return model, load_tokenizer(folder)
 
 
@@ -45,18 +47,40 @@ def load_any(command: str, place: str | Path) -> tuple[nn.Module, Tokenizer]:
         raise UnsupportedError(must(command, f"the model in {place}", rule, architecture.__name__, fix))
     if read_json(found / "config.json", command).get("model_type") in LAYOUTS:
         try:
-            return load_model(found), load_tokenizer(found)
+            model = load_model(found)
+            _check_finite(command, place, model)
+            return model, load_tokenizer(found)
         except UnsupportedError:
             # A BERT or GPT-2 that computes what ours does not is still transformers'.
             if find_spec("transformers") is None:
                 raise
-    return load_architecture(found), load_tokenizer(found)
+    model = load_architecture(found)
+    _check_finite(command, place, model)
+    return model, load_tokenizer(found)
 
 
 def find(command: str, place: str | Path) -> Path:
     """Find the folder of a model: a run's, a folder, or that of a name on the Hub."""
-    is_run = (Path(place) / RECORD).is_file()
-    return find_folder(open_run(place, command).model if is_run else place, command)
+    return find_folder(_folder_of(command, place), command)
+
+
+def _folder_of(command: str, place: str | Path) -> str | Path:
+    """Give a run's model, the best so far; anything else as it is."""
+    if not (Path(place) / RECORD).is_file():
+        return place
+    folder = open_run(place, command).model
+    if not folder.is_dir():
+        fix = "it is written at the first validation, after --every steps; a run that stopped goes on with --resume"
+        raise FileError(must(command, f"the run {place}", "have a model", "none yet", fix))
+    return folder
+
+
+def _check_finite(command: str, place: str | Path, model: nn.Module) -> None:
+    """Raise FileError if a model's weights are no numbers: all that it says would follow from none."""
+    for name, weight in model.named_parameters():
+        if not weight.isfinite().all():
+            got = f"{weight[~weight.isfinite()][0].item()} in {name}"
+            raise FileError(must(command, f"the model in {place}", "have finite weights", got))
 
 
 def vision_of(folder: Path, command: str) -> type[nn.Module] | None:
@@ -83,6 +107,17 @@ def sizes_of(folder: Path, command: str) -> tuple[int | None, int | None]:
     names = "num_hidden_layers", "num_attention_heads"
     layers, heads = (found if isinstance(found := getattr(told, name, None), int) else None for name in names)
     return layers, heads
+
+
+def encoded(command: str, tokenizer: Tokenizer, text: str, *, special: bool = True) -> Encoding:
+    """Turn a text into tokens, and say on standard error what of it the vocabulary does not hold."""
+    text = encodable(text)
+    found = tokenizer.encode(text, add_special_tokens=special)
+    if unknown := unknown_tokens(tokenizer, found.ids):
+        names = dict.fromkeys(text[slice(*found.offsets[at])] for at in unknown)
+        told = f"{command}: not in the model's vocabulary, so that it sees [UNK]: {' '.join(names)}"
+        print(printable(told), file=sys.stderr)
+    return found
 
 
 def check_see(see: Path | None) -> None:

@@ -5,17 +5,17 @@ from pathlib import Path
 
 import torch
 
-from qkv.commands.trained import check_see, load, show
+from qkv.commands.trained import check_see, encoded, load, show
+from qkv.core.checks import check_number, check_whole
 from qkv.errors import ArgumentError, must
 from qkv.lens.page.view import View
-from qkv.lens.printable import printable
 from qkv.lens.views import alignment_view, translation_views
 from qkv.models.recurrent import Recurrent
 from qkv.models.transformer import Transformer
 from qkv.models.translation import translate
 from qkv.text.batching import Sequences
-from qkv.text.corpus import encodable
-from qkv.text.decoding import token_labels
+from qkv.text.decoding import text_of, token_labels
+from qkv.text.printable import printable
 from qkv.text.tokenizer import END, START
 
 
@@ -26,23 +26,25 @@ def translate_texts(place: str, texts: Sequence[str], *, beams: int, length_pena
     start, end = tokenizer.token_to_id(START), tokenizer.token_to_id(END)
     if start is None or end is None:
         raise ArgumentError(must("translate", "the tokenizer", f"have {START} and {END}", "none"))
-    encoded = []
+    check_whole("translate", "--beams", beams, 1)
+    check_number("translate", "--length-penalty", length_penalty, "a finite number")
+    sources = []
     for text in texts:
-        found = tokenizer.encode(encodable(text), add_special_tokens=False).ids
+        found = encoded("translate", tokenizer, text, special=False).ids
         if not found:
             raise ArgumentError(must("translate", "TEXT", "hold a token", repr(text)))
-        encoded.append(torch.tensor([*found, end]))
-    source = Sequences.of(encoded)
+        sources.append(torch.tensor([*found, end]))
+    source = Sequences.of(sources)
     made = translate(model, source, start=start, stop=end, beams=beams, length_penalty=length_penalty)
     for row in made:
-        print(printable(tokenizer.decode(row.tolist())))
+        print(printable(text_of(tokenizer, row.tolist())))
     if see is None:
         return
     views: list[View] = []
-    for text, one, row in zip(texts, encoded, made, strict=True):
+    for text, one, row in zip(texts, sources, made, strict=True):
         whole = torch.cat((torch.tensor([start]), row))
         labels = [token_labels(tokenizer, tokens.tolist()) for tokens in (one, whole)]
-        views += _views(model, f"{text} → {tokenizer.decode(row.tolist())}", one, whole, *labels)
+        views += _views(model, f"{text} → {text_of(tokenizer, row.tolist())}", one, whole, *labels)
     show(see, views, place)
 
 

@@ -9,10 +9,10 @@ from qkv.commands.trained import load_any
 from qkv.errors import ArgumentError, FileError, must
 from qkv.lens.indexing import plan
 from qkv.lens.language import Say, english
-from qkv.lens.printable import printable
 from qkv.lens.progress import progress
 from qkv.models.pretrained import default_folder
 from qkv.text.corpus import each_line, read_texts
+from qkv.text.printable import printable
 
 
 def index_words(

@@ -276,7 +276,7 @@ def _written(
         labels=labels[:-1],
         spans=spans,
         special=[one in known for one in ids],
-        unknown=_unknown(tokenizer, ids),
+        unknown=unknown_tokens(tokenizer, ids),
         hidden=hidden,
         maps=list(maps),
         source=source,
@@ -308,14 +308,15 @@ def _named(
         labels=labels,
         spans=list(spans),
         special=special,
-        unknown=_unknown(tokenizer, ids),
+        unknown=unknown_tokens(tokenizer, ids),
         hidden=hidden,
         maps=list(maps),
         batch=torch.tensor([ids]),
     )
 
 
-def _unknown(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
+def unknown_tokens(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
+    """Find the places of what is not in a tokenizer's vocabulary."""
     name = getattr(tokenizer.model, "unk_token", None)
     return [at for at, one in enumerate(ids) if name is not None and tokenizer.id_to_token(one) == name]
 

@@ -21,7 +21,6 @@ from qkv.lens.long import baked_size, write_map_page
 from qkv.lens.look import Look, look_at
 from qkv.lens.numbers import OWN, numbers_of_nearest, numbers_of_pair, numbers_of_text, numbers_of_word
 from qkv.lens.page.build import check_page, write_page
-from qkv.lens.printable import printable
 from qkv.lens.progress import progress
 from qkv.lens.reading import Reading
 from qkv.lens.sheet import sheet
@@ -38,6 +37,7 @@ from qkv.lens.terminal import (
     text_map,
 )
 from qkv.lens.words import Comparison, compare, places
+from qkv.text.printable import printable
 
 
 def check_files(out: Path | None, numbers: Path | None) -> None:

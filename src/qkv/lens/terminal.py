@@ -17,9 +17,9 @@ from qkv.lens.heads import ORDERS, TELLING, Head, links, ranked
 from qkv.lens.index import Nearest
 from qkv.lens.language import Say, english
 from qkv.lens.look import Look
-from qkv.lens.printable import printable
 from qkv.lens.reading import Reading
 from qkv.lens.words import Comparison
+from qkv.text.printable import printable
 
 SHADES = " ░▒▓█"
 LABEL = 14

@@ -245,27 +245,44 @@ class Captioner(nn.Module):
 
         Raises: as a call; ShapeError unless there is a target for each token of `target`.
         """
+        words, lesson, count = self.losses(images, target, targets)
+        return words + lesson, count
+
+    def losses(
+        self,
+        images: Float[Tensor, "batch 1 height width"],
+        target: Packed,
+        targets: Int[Tensor, " target"],
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], int]:
+        """Give the two parts of `loss` apart, and the count: the words' losses, and what teaches the attention.
+
+        The first is what can be compared with a loss that is measured without training; there the second is 0.
+
+        Raises: as `loss`.
+        """
         check_targets("Captioner.loss", target, targets)
         check_sequences("Captioner.loss", "target", target, self.config.vocabulary)
         shape, places = (len(target.lengths), target.longest), (target.rows, target.positions)
         tokens = target.tokens.new_full(shape, self.config.padding).index_put(places, target.tokens)
         targets = targets.new_full(shape, -1).index_put(places, targets)
-        return self._loss(images, tokens, targets), int((targets >= 0).sum())
-
-    def _loss(self, images: Tensor, tokens: Tensor, targets: Tensor) -> Tensor:
         logits, weights, choices, expected = self._run(images, tokens)
         each = F.cross_entropy(logits.movedim(-1, 1), targets.long(), ignore_index=-1, reduction="none")
-        real, total = targets >= 0, each.sum()
-        if not self.training:
-            return total
+        real = targets >= 0
+        lesson = self._lesson(each.detach(), real, weights, choices, expected) if self.training else each.new_zeros(())
+        return each.sum(), lesson, int(real.sum())
+
+    def _lesson(
+        self, each: Tensor, real: Tensor, weights: Tensor, choices: list[Choice], expected: Tensor | None
+    ) -> Tensor:
+        """Give what teaches the attention: to look everywhere about once, or where the words become likely."""
         if not choices:
             seen = (weights * real[..., None]).sum(1)
-            return total + self.config.double * ((1 - seen) ** 2).sum()
+            return self.config.double * ((1 - seen) ** 2).sum()
         if expected is not None:
             real = real & ~expected.unsqueeze(1)
-        from_here = -each.detach().flip(1).cumsum(1).flip(1)[real]
+        from_here = -each.flip(1).cumsum(1).flip(1)[real]
         if not len(from_here):
-            return total
+            return each.new_zeros(())
         index, log_prob, entropy = (
             torch.cat([getattr(choice, name) for choice in choices], 1)[real][None]
             for name in ("index", "log_prob", "entropy")
@@ -274,7 +291,7 @@ class Captioner(nn.Module):
         rewards, expected_reward = self.config.reward * from_here[None], self.config.reward * self.baseline.value
         surrogate = reinforce(one, rewards, expected_reward, entropy=self.config.entropy)
         self.baseline.update(from_here)
-        return total + surrogate * len(from_here)
+        return surrogate * len(from_here)
 
     def _run(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, list[Choice], Tensor | None]:
         self._check_images(images)

@@ -85,6 +85,9 @@ class Looking(nn.Module):
     fixed = False
     """Whether contexts are the same whatever the query."""
 
+    taught = False
+    """Whether a lesson of its own is added to the words' loss."""
+
     def lesson(self, look: Look, words: Words) -> Float[Tensor, ""]:
         """Give what is added to the words' loss while training: by default nothing."""
         return look.context.new_zeros(())
@@ -148,6 +151,8 @@ class AdditiveLook(Looking):
 class HardLook(Looking):
     """One place of the memory for each query: drawn while training, the likeliest after."""
 
+    taught = True
+
     def __init__(self, attention: HardAttention, baseline: MovingBaseline, entropy: float) -> None:
         super().__init__()
         self.attention, self.baseline, self.entropy = attention, baseline, entropy
@@ -171,6 +176,8 @@ class HardLook(Looking):
 
 class CoverageLook(Looking):
     """Contexts by an attention that knows what was read before, and pays `weight` for reading it again."""
+
+    taught = True
 
     def __init__(self, attention: Coverage, weight: float) -> None:
         super().__init__()

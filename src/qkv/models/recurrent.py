@@ -285,16 +285,26 @@ class Recurrent(nn.Module):
 
         Raises: as a call; ShapeError unless there is a target for each token of `target`.
         """
+        words, lesson, count = self.losses(source, target, targets)
+        return words + lesson, count
+
+    def losses(
+        self, source: Packed, target: Packed, targets: Int[Tensor, " target"]
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], int]:
+        """Give the two parts of `loss` apart, and the count: the words' losses, and what teaches the attention.
+
+        Raises: as `loss`.
+        """
         check_targets("Recurrent.loss", target, targets)
         vectors, look = self._decode(source, target)
         smoothing = self.config.smoothing if self.training else 0.0
         total = cross_entropy(vectors, self.embedding.weight, targets, self.bias, smoothing=smoothing)
+        counted, lesson = targets >= 0, total.new_zeros(())
         if self.training:
-            counted = targets >= 0
             likelihoods = partial(self._likelihoods, vectors[counted], targets[counted])
             words = Words(target.rows[counted], target.positions[counted], likelihoods)
-            total = total + self.decoder.attention.lesson(look, words)
-        return total, int((targets >= 0).sum())
+            lesson = self.decoder.attention.lesson(look, words)
+        return total, lesson, int(counted.sum())
 
     def start(self, source: Packed) -> Past:
         """Read sources once, to translate them step by step: the state that `step` takes, a row for each source.

@@ -42,6 +42,14 @@ class Decoder:
         return bytes(_bytes()[letter] for letter in self.tokenizer.id_to_token(token) or "")
 
 
+def text_of(tokenizer: Tokenizer, tokens: Iterable[int]) -> str:
+    """Give the text of all tokens, as a `Decoder` tells it."""
+    decoder, tokens = Decoder(tokenizer), [int(token) for token in tokens]
+    if not decoder.is_bytes:
+        return tokenizer.decode(tokens)
+    return decoder.feed(tokens) + decoder.pending.decode("utf-8", "backslashreplace")
+
+
 def token_labels(tokenizer: Tokenizer, tokens: Iterable[int]) -> list[str]:
     """Give each token a label that can be read: of bytes, the characters that it holds a part of; else its own name."""
     decoder = Decoder(tokenizer, special=True)

@@ -69,7 +69,8 @@ def save_checkpoint(
             marks = {path.name: _mark(path) for path in sorted(temporary.iterdir())}
             (temporary / MARKER).write_text(json.dumps({"format": 1, "files": marks}, indent=1), encoding="utf-8")
     except (OSError, SafetensorError) as error:
-        fix = "the older checkpoints are whole; make room, then resume"
+        begun = "the older checkpoints are whole" if _steps(folder) else "nothing was trained yet"
+        fix = f"{begun}; make room, then resume"
         got = getattr(error, "strerror", None) or error
         raise file_error("save_checkpoint", checkpoint.folder, "be writable", got, fix) from error
     return checkpoint
@@ -87,7 +88,8 @@ def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
             continue
         marks = read_json(path / MARKER, "newest_checkpoint").get("files")
         if not isinstance(marks, dict) or STATE not in marks:
-            raise file_error("newest_checkpoint", path / MARKER, "name the files of a checkpoint", marks)
+            got = "no files" if marks is None else marks
+            raise file_error("newest_checkpoint", path / MARKER, "name the files of a checkpoint", got, _remove(path))
         for name, mark in marks.items():
             _check(path / name, mark)
         return Checkpoint(path, read_json(path / STATE, "newest_checkpoint")), skipped
@@ -131,5 +133,8 @@ def _check(path: Path, mark: object) -> None:
 
 
 def _changed(path: Path, got: object) -> FileError:
-    fix = f"remove {path.parent} to go on from an older checkpoint"
-    return FileError(must("newest_checkpoint", str(path), "be as it was written", got, fix))
+    return FileError(must("newest_checkpoint", str(path), "be as it was written", got, _remove(path.parent)))
+
+
+def _remove(checkpoint: Path) -> str:
+    return f"remove {checkpoint} to go on from an older checkpoint"

@@ -51,12 +51,13 @@ def leave_group() -> None:
 
 
 class Objective(nn.Module):
-    """A task's loss as a module: what DDP and FSDP2 wrap."""
+    """A task's losses by name, "loss" first, as a module: what DDP and FSDP2 wrap."""
 
     def __init__(self, task: Task) -> None:
         super().__init__()
         self.model = task.model
         self._task = task
 
-    def forward(self, batch: Any) -> tuple[Tensor, int]:
-        return self._task.loss(batch)
+    def forward(self, batch: Any) -> tuple[dict[str, Tensor], int]:
+        loss, count = self._task.loss(batch)
+        return loss if isinstance(loss, dict) else {"loss": loss}, count

@@ -27,16 +27,20 @@ class PairsPart:
     held_out: bool
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
+        return (pair for _, pair in self.with_numbers())
+
+    def with_numbers(self) -> Iterator[tuple[int, tuple[str, str]]]:
+        """Give each pair with its number among all of them, from 0."""
         kept_back: set[bytes] = set()
         for pair in self.pairs:
             if is_held_out(pair[0]):
                 kept_back.update(map(_digest, pair))
         seen: set[bytes] = set()
-        for pair in self.pairs:
+        for number, pair in enumerate(self.pairs):
             belongs = is_held_out(pair[0]) if self.held_out else kept_back.isdisjoint(map(_digest, pair))
             if belongs and (once := _digest("\t".join(pair))) not in seen:
                 seen.add(once)
-                yield pair
+                yield number, pair
 
 
 def _digest(text: str) -> bytes:

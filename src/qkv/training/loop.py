@@ -4,7 +4,8 @@
 
 accelerate gives the devices, the precision, DDP and FSDP2. The order of the data is ours: a step's micro-batch number a
 goes to a rank as batch m = position + a · ranks + rank of the data, and draws from generators seeded with m. So a step
-is the same on one rank or many, before a crash or after it.
+is the same on one rank or many, before a crash or after it, as long as accumulate · ranks is; a run that goes on on
+another number of ranks keeps that product unless it is told otherwise, and then says so.
 """
 
 import copy
@@ -27,9 +28,9 @@ from qkv.training.devices import Objective, accelerator_for
 from qkv.training.finite import check_losses, check_norm, check_validation
 from qkv.training.folder import whole_folder
 from qkv.training.interrupt import Interrupt
-from qkv.training.metrics import Metrics
+from qkv.training.metrics import Metrics, board_writer
 from qkv.training.micro_batches import micro_batches
-from qkv.training.options import Options, check_same
+from qkv.training.options import Options, check_same, micro_batches_of
 from qkv.training.progress import Shown
 from qkv.training.randomness import deterministic, random_states, restore_random_states, seed_all, seed_for
 from qkv.training.run import Run, create_run, open_run, versions
@@ -74,6 +75,8 @@ def train(
     """
     if len(task.batches) == 0:
         raise ArgumentError(must("train", "task.batches", "hold at least one batch", 0))
+    if options.tensorboard:
+        board_writer("train")
     with deterministic():
         accelerator = accelerator_for(options.precision)
         record = {"kind": task.kind, "options": options.record(), "about": dict(about or {})}
@@ -96,6 +99,9 @@ def train(
                     progress.say(f"passed over {name}: it was not written to its end")
                 if resume:
                     progress.say(f"going on after step {training.step}")
+                if training.micro_batches != (before := training.micro_batches_before):
+                    told = f"a step holds {training.micro_batches} batches from here on, where it held {before}"
+                    progress.say(f"{told}: it is another training than one that was not stopped")
                 return training.run_to_end(progress, interrupt)
 
 
@@ -111,6 +117,10 @@ class _Training:
         self.gradients: Metrics | None = None
         self.main = accelerator.is_main_process
         self.ranks, self.rank = accelerator.num_processes, accelerator.process_index
+        before = checkpoint.state.get("micro_batches") if checkpoint else None
+        self.accumulate = micro_batches_of(options, self.ranks, before)
+        self.micro_batches = self.accumulate * self.ranks
+        self.micro_batches_before = self.micro_batches if before is None else before
         if checkpoint:
             load_weights(task.model, checkpoint.tensors("weights"), checkpoint.file("weights"))
         # Only this copy can be saved and shown on one rank when the model itself is sharded over all.
@@ -141,7 +151,7 @@ class _Training:
             self.metrics = Metrics(self.run.metrics, self.step, board)
             if options.watch_gradients:
                 self.gradients = Metrics(self.run.folder / gradients.FILE, self.step)
-        left = (options.steps - self.step) * options.accumulate * self.ranks
+        left = (options.steps - self.step) * self.micro_batches
         places = range(self.position + self.rank, self.position + left, self.ranks)
         stop, batches = False, micro_batches(self.task.batches, places, options.workers)
         try:
@@ -153,8 +163,9 @@ class _Training:
                 self._write(**numbers)
                 if self.gradients:
                     self.gradients.write(self.step, **layers)
-                told = gradients.brief(layers) if layers else ""
-                progress.update(self.step, self.loss, numbers["tokens_per_second"], told)
+                told = [f"{n.replace('_', ' ')} {numbers[n]:.4f}" for n in numbers if n.endswith("_loss")]
+                told += [gradients.brief(layers)] if layers else []
+                progress.update(self.step, self.loss, numbers["tokens_per_second"], " · ".join(told))
                 better = False
                 if self.step % options.validate_every == 0 or self.step == options.steps:
                     better = self._validate(progress)
@@ -182,32 +193,32 @@ class _Training:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         losses, targets, tokens = [], 0, 0
-        for micro in range(options.accumulate):
+        for micro in range(self.accumulate):
             batch = next(batches)
             seed_for(options.seed, self.position + micro * self.ranks + self.rank)
-            with nullcontext() if micro == options.accumulate - 1 else accelerator.no_sync(self.model):
-                loss, count = self.model(batch.to(accelerator.device))
-                accelerator.backward(loss)
-            losses.append(loss.detach().float())
+            with nullcontext() if micro == self.accumulate - 1 else accelerator.no_sync(self.model):
+                parts, count = self.model(batch.to(accelerator.device))
+                accelerator.backward(torch.stack(list(parts.values())).sum())
+            losses.append(torch.stack(list(parts.values())).detach().float())
             targets, tokens = targets + int(count), tokens + self.task.tokens(batch)
-        own = torch.stack([*losses, *torch.tensor([targets, tokens, bool(interrupt.asked)]).to(losses[0])])
-        # One exchange a step: [ranks, losses of each micro-batch, targets, tokens, whether to stop].
+        own = torch.cat([*losses, torch.tensor([targets, tokens, bool(interrupt.asked)]).to(losses[0])])
+        # One exchange a step: [ranks, each micro-batch's losses, targets, tokens, whether to stop].
         table = accelerator.gather(own[None]).double().cpu()
-        losses, (targets, tokens, stops) = table[:, :-3], table[:, -3:].sum(0).tolist()
-        check_losses(losses, self.step + 1, self.position)
+        losses, (targets, tokens, stops) = table[:, :-3].unflatten(1, (-1, len(parts))), table[:, -3:].sum(0).tolist()
+        check_losses(losses.sum(-1), self.step + 1, self.position)
         for parameter in self.model.parameters():
             if parameter.grad is not None:
                 # accelerate averages over the ranks.
                 parameter.grad.mul_(self.ranks / max(targets, 1))
         layers = gradients.norms(self.task.model) if options.watch_gradients else {}
         norm = float(whole(accelerator.clip_grad_norm_(self.model.parameters(), options.clip or math.inf)))
-        check_norm(norm, self.step + 1, range(self.position, self.position + losses.numel()))
+        check_norm(norm, self.step + 1, range(self.position, self.position + self.micro_batches))
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.step, self.position = self.step + 1, self.position + losses.numel()
-        self.loss = float(losses.sum()) / max(targets, 1)
-        seconds = time.monotonic() - began
-        numbers = {"loss": self.loss, "rate": rate, "norm": norm, "tokens": tokens}
+        self.step, self.position = self.step + 1, self.position + self.micro_batches
+        means = dict(zip(parts, (losses.sum((0, 1)) / max(targets, 1)).tolist(), strict=True))
+        self.loss, seconds = means["loss"], time.monotonic() - began
+        numbers = {**means, "rate": rate, "norm": norm, "tokens": tokens}
         return {**numbers, "seconds": seconds, "tokens_per_second": tokens / seconds}, layers, bool(stops)
 
     def _validate(self, progress: Shown) -> bool:
@@ -233,8 +244,12 @@ class _Training:
 
     def _draw(self, progress: Shown) -> None:
         """Draw the gradients, so that who looks sees them grow."""
-        if self.gradients and not gradients.draw(self.run.folder) and self.step == self.options.steps:
-            progress.say(f"no picture of {gradients.FILE}: pip install matplotlib")
+        if self.gradients:
+            drawn = gradients.draw(self.run.folder)
+            if self.step == self.options.steps:
+                progress.say(f"gradients: {self.run.folder / (gradients.PICTURE if drawn else gradients.FILE)}")
+                if not drawn:
+                    progress.say(f"no picture of {gradients.FILE}: pip install matplotlib")
 
     def _save_model(self) -> None:
         folder = self.run.folder / "model"
@@ -255,7 +270,7 @@ class _Training:
             state = {
                 "kind": self.task.kind,
                 "schedule": repr(self.options.schedule),
-                "ranks": self.ranks,
+                "micro_batches": self.micro_batches,
                 "position": self.position,
                 "loss": self.loss,
                 "best": best,

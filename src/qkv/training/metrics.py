@@ -1,6 +1,7 @@
 """Metrics: one JSON object a line, flushed, in a file that reads after a crash as if there had been none.
 
 {"step": 12, "loss": 3.21, "rate": 0.0003, …}
+{"step": 12, "loss": 3.21, "attention_loss": 0.4, …}    what teaches an attention beside the words: descended on too
 {"step": 12, "validation_loss": 3.40}
 """
 
@@ -28,12 +29,7 @@ class Metrics:
         self._path = path
         self._board: Any = None
         if tensorboard is not None:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ModuleNotFoundError as error:
-                text = must("Metrics", "tensorboard", "be installed", "no such package", "pip install tensorboard")
-                raise UnsupportedError(text) from error
-            self._board = SummaryWriter(str(tensorboard), purge_step=step + 1)
+            self._board = board_writer("Metrics")(str(tensorboard), purge_step=step + 1)
         try:
             # Unbuffered: what a full disk refused must not come again when the file is closed.
             self._file = path.open("ab", buffering=0)
@@ -63,6 +59,16 @@ class Metrics:
         self._file.close()
         if self._board is not None:
             self._board.close()
+
+
+def board_writer(function: str) -> Any:
+    """Give what writes for TensorBoard. Raises: UnsupportedError, naming `function`, if it is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ModuleNotFoundError as error:
+        text = must(function, "tensorboard", "be installed", "no such package", "pip install tensorboard")
+        raise UnsupportedError(text) from error
+    return SummaryWriter
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:

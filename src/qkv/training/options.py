@@ -14,7 +14,8 @@ PRECISIONS = ("float32", "bf16")
 class Options:
     """How a model is trained.
 
-    A step reads `accumulate` micro-batches on every rank. The learning rate is `rate` times the schedule's factor.
+    A step reads `accumulate` micro-batches on every rank; with None one, or, in a run that goes on, as many as keep its
+    steps as large as they were, whatever the number of ranks. The learning rate is `rate` times the schedule's factor.
     Gradients are clipped to the norm `clip`, unless it is None.
 
     Raises: KindError, ArgumentError for a number out of range.
@@ -26,7 +27,7 @@ class Options:
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.999)
     clip: float | None = 1.0
-    accumulate: int = 1
+    accumulate: int | None = None
     seed: int = 0
     precision: str = "float32"
     validate_every: int = 500
@@ -37,8 +38,10 @@ class Options:
     watch_gradients: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("steps", "accumulate", "validate_every", "checkpoint_every", "keep"):
+        for name in ("steps", "validate_every", "checkpoint_every", "keep"):
             check_whole("Options", name, getattr(self, name), 1)
+        if self.accumulate is not None:
+            check_whole("Options", "accumulate", self.accumulate, 1)
         for name in ("seed", "workers"):
             check_whole("Options", name, getattr(self, name), 0)
         check_number("Options", "rate", self.rate, "a finite number > 0", above=0.0)
@@ -59,6 +62,19 @@ MAY_CHANGE = {
     "steps", "accumulate", "validate_every", "checkpoint_every", "keep", "workers", "tensorboard", "watch_gradients",
 }  # fmt: skip
 """What a resumed run may change. `accumulate` is for another number of ranks: their product is what the bits follow."""
+
+
+def micro_batches_of(options: Options, ranks: int, before: int | None) -> int:
+    """Say how many micro-batches each rank reads for a step, where all ranks had so many `before`.
+
+    Raises: ArgumentError if nobody says how many, and those of before cannot be shared out.
+    """
+    if options.accumulate is not None or before is None:
+        return options.accumulate or 1
+    if before % ranks:
+        rule, fix = f"share out the {before} micro-batches that a step of this run has", "or say --accumulate"
+        raise ArgumentError(must("train", "the number of processes", rule, ranks, fix))
+    return before // ranks
 
 
 def check_same(before: dict[str, Any], now: dict[str, Any]) -> None:

@@ -9,7 +9,9 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -17,10 +19,11 @@ from jaxtyping import Bool
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from qkv.errors import FileError, must
 from qkv.files import whole_or_nothing
 from qkv.folders import file_error
 from qkv.text import stdlib
-from qkv.text.corpus import each_file, read_pairs, read_texts
+from qkv.text.corpus import TextPairs, each_file, read_pairs, read_texts
 from qkv.text.dates import date_pairs
 from qkv.text.pictures import pixel_file, read_captions
 from qkv.text.tokens import TokenFile, token_file
@@ -28,6 +31,9 @@ from qkv.training.held_out import PairsPart, is_held_out
 
 HELD_OUT = 0.05
 """The share of a user's texts, at their end, that is held out."""
+
+LEAST = 20
+"""Tokens of a text of which one is held out."""
 
 DATES, DATES_HELD_OUT = 20_000, 1_000
 """Pairs of dates, where no others are given."""
@@ -48,25 +54,37 @@ class Prepared:
 
 
 def prepare_texts(
-    data: str | None, make: Makes, how: str, *, prose: bool = False, start: str | None = None, field: str | None = None
+    data: str | None,
+    make: Makes,
+    how: str,
+    *,
+    prose: bool = False,
+    start: str | None = None,
+    field: str | None = None,
+    begun: str | None = None,
 ) -> Prepared:
     """Make texts ready: of a file, a folder or a data set, or of Python's own library (its code, or its `prose`).
 
     A plain file is one document. `how` names how the tokenizer is made. Documents begin with the token `start`, if the
-    tokenizer has it.
+    tokenizer has it. `begun` is the identity of what a run that goes on has learned from.
 
-    Raises: FileError for what is no text, naming file and line; as the tokenizer's maker.
+    Raises: FileError for what is no text, naming file and line, or not what a run has begun with; as the tokenizer's
+    maker.
     """
     if data is not None:
         texts = read_texts(data, field, split=each_file)
-        folder, identity = _folder(texts.identity, how)
+        folder, identity = _folder(texts.identity, how, data, begun)
         tokenizer = _tokenizer(folder, texts, make)
         start = start if start in tokenizer.get_vocab() else None
-        both = token_file(folder / "texts.tokens", texts, tokenizer, start=start).split(HELD_OUT)
+        whole = token_file(folder / "texts.tokens", texts, tokenizer, start=start)
+        if len(whole.tokens) < LEAST:
+            rule, fix = f"hold at least {LEAST} tokens", "a part of them is held out: give more text"
+            raise file_error("train", Path(data), rule, len(whole.tokens), fix)
+        both = whole.split(HELD_OUT)
         return Prepared(tokenizer, both[:1], both[1:], identity)
     read = stdlib.prose if prose else stdlib.code
     name = f"python {sys.version} {'prose' if prose else 'code'}"
-    folder, identity = _folder(name, how)
+    folder, identity = _folder(name, how, data, begun)
     tokenizer = _tokenizer(folder, _Again(read), make)
     start = start if start in tokenizer.get_vocab() else None
     training, held_out = (
@@ -82,10 +100,13 @@ def prepare_texts(
     return Prepared(tokenizer, (training,), (held_out,), identity)
 
 
-def prepare_pairs(data: str | None, make: Makes, how: str) -> Prepared:
+def prepare_pairs(
+    data: str | None, make: Makes, how: str, *, longest: int | None = None, begun: str | None = None
+) -> Prepared:
     """Make pairs ready: two columns of a file, or two fields of JSON; or dates in many languages and in ISO form.
 
-    Raises: FileError for a pair with one side, naming file and line; as the tokenizer's maker.
+    Raises: FileError for a pair with one side, or with one of more than `longest` tokens, its end too, naming file and
+    line, or as `prepare_texts`; as the tokenizer's maker.
     """
     if data is None:
         name = f"dates {DATES} {DATES_HELD_OUT}"
@@ -97,7 +118,7 @@ def prepare_pairs(data: str | None, make: Makes, how: str) -> Prepared:
         pairs = read_pairs(data)
         name = pairs.identity
         sides = {"training": PairsPart(pairs, False), "held_out": PairsPart(pairs, True)}
-    folder, identity = _folder(name, how)
+    folder, identity = _folder(name, how, data, begun)
     tokenizer = _tokenizer(folder, _Again(lambda: (text for pair in sides["training"] for text in pair)), make)
     made = {
         part: tuple(
@@ -111,7 +132,23 @@ def prepare_pairs(data: str | None, make: Makes, how: str) -> Prepared:
         )
         for part, some in sides.items()
     }
+    for part, some in sides.items():
+        if longest is not None and isinstance(some, PairsPart):
+            _check_longest(some, made[part], longest)
     return Prepared(tokenizer, made["training"], made["held_out"], identity)
+
+
+def _check_longest(part: PairsPart, files: tuple[TokenFile, ...], longest: int) -> None:
+    """Raise FileError, naming file and line, if a pair has a side of more tokens."""
+    lengths = torch.maximum(files[0].lengths, files[1].lengths) + 1
+    too_long = (lengths > longest).nonzero().squeeze(-1).tolist()
+    if not too_long:
+        return
+    number, _ = next(islice(part.with_numbers(), too_long[0], None))
+    file, place, _ = next(islice(cast(TextPairs, part.pairs).with_places(), number, None))
+    more = f"; and {len(too_long) - 1} more pairs" if len(too_long) > 1 else ""
+    fix = f"{place}, with its end{more}: leave it out, or give --positions"
+    raise file_error("train", file, f"hold pairs of at most {longest} tokens", int(lengths[too_long[0]]), fix)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,17 +163,20 @@ class PreparedPictures:
     identity: str
 
 
-def prepare_pictures(data: str, make: Makes, how: str, height: int, width: int) -> PreparedPictures:
+def prepare_pictures(
+    data: str, make: Makes, how: str, height: int, width: int, *, begun: str | None = None
+) -> PreparedPictures:
     """Make pictures with captions ready, of a table. A picture that is held out is so with all its captions.
 
-    Raises: FileError for what is no picture, or has no caption, naming file and line; as the tokenizer's maker.
+    Raises: FileError for what is no picture, or has no caption, naming file and line, or as `prepare_texts`; as the
+    tokenizer's maker.
     """
     table = read_captions(data)
     held_out = torch.tensor([is_held_out(str(picture)) for picture in table.pictures])
     if held_out.all():
         rule, fix = "hold a picture to learn from", "one in twenty is held out"
         raise file_error("train", Path(data), rule, f"{len(set(table.pictures))} pictures, all held out", fix)
-    folder, identity = _folder(table.identity, f"{how} {height}x{width}")
+    folder, identity = _folder(table.identity, f"{how} {height}x{width}", data, begun)
     seen = [caption for caption, out in zip(table.captions, held_out.tolist(), strict=True) if not out]
     tokenizer = _tokenizer(folder, seen, make)
     captions = token_file(folder / "captions.tokens", table.captions, tokenizer, identity=table.identity)
@@ -165,8 +205,12 @@ def _dates(count: int, held_out: bool) -> Iterator[tuple[str, str]]:
     return ((pair.source, pair.target) for pair in date_pairs(count, held_out=held_out))
 
 
-def _folder(name: str, how: str) -> tuple[Path, str]:
+def _folder(name: str, how: str, data: str | None, begun: str | None) -> tuple[Path, str]:
     identity = hashlib.blake2b(f"{name} {how}".encode(), digest_size=12).hexdigest()
+    if begun not in (None, identity):
+        got = "what another Python or another qkv makes" if data is None else f"{data}, changed or moved since"
+        fix = "a run learns from one corpus: bring it back, or begin a new run"
+        raise FileError(must("train", "DATA", "be what the run has begun with", got, fix))
     folder = cache_folder() / identity
     try:
         folder.mkdir(parents=True, exist_ok=True)

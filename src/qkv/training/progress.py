@@ -5,6 +5,8 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from qkv.text.printable import LINES, printable
+
 EVERY = 10.0
 """Seconds between two plain lines."""
 
@@ -44,5 +46,5 @@ class Shown:
             self.say(f"step {step}/{self._steps} · {text} · {left:,.0f} s left")
 
     def say(self, text: str) -> None:
-        """Show a line of text, above the bar."""
-        self._console.print(text, markup=False)
+        """Show a text above the bar; one from a corpus may hold what would control the terminal."""
+        self._console.print(printable(text, keep=LINES), markup=False)

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from qkv.core.checks import check_whole
+from qkv.core.checks import check_rate, check_whole
 from qkv.errors import ArgumentError, must
 from qkv.training.options import Options
 from qkv.training.schedules import Schedule, constant, cosine, inverse_square_root, linear
@@ -41,6 +41,7 @@ class Recipe:
         for name in ("width", "layers", "heads", "steps", "tokens", "positions", "vocabulary", "every"):
             check_whole("Recipe", name, getattr(self, name), 1)
         check_whole("Recipe", "warm_up", self.warm_up, 0)
+        check_rate("Recipe", "dropout", self.dropout)
         if self.schedule not in SCHEDULES:
             raise ArgumentError(must("Recipe", "schedule", f"be one of {', '.join(SCHEDULES)}", self.schedule))
 

@@ -42,8 +42,12 @@ class Task(Protocol):
     validation: Batches
     """May have no batches."""
 
-    def loss(self, batch: Any) -> tuple[Tensor, int]:
-        """Give the sum of the losses over a batch, and over how many targets it is."""
+    def loss(self, batch: Any) -> tuple[Tensor | dict[str, Tensor], int]:
+        """Give the sum of the losses over a batch, and over how many targets it is.
+
+        What else a training descends on, such as what is paid for where a model looks, comes beside "loss" by a name of
+        its own, the same names each time: so the losses of a training compare with those that are measured.
+        """
 
     def tokens(self, batch: Any) -> int:
         """How many tokens a batch makes the model read, to say how fast the training is."""

@@ -17,7 +17,8 @@ def validation_loss(model: nn.Module, batches: Batches, accelerator: Any, seed: 
         place = start + accelerator.process_index
         seed_for(seed, place)
         # Sharded models need all ranks in every forward pass: one without a batch reads the last, for nothing.
-        loss, count = model(batches[min(place, len(batches) - 1)].to(accelerator.device))
+        parts, count = model(batches[min(place, len(batches) - 1)].to(accelerator.device))
+        loss = torch.stack(list(parts.values())).sum()
         if place < len(batches):
             total += torch.stack([loss.float(), torch.full_like(loss, count, dtype=torch.float32)])
     losses, targets = accelerator.reduce(total).tolist()

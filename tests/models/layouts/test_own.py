@@ -151,6 +151,16 @@ def changed(**fields):
     return change
 
 
+def spelled(name, **part):
+    def change(folder):
+        path = folder / "config.json"
+        found = json.loads(path.read_text())
+        found["choices"][name] = part
+        path.write_text(json.dumps(found))
+
+    return change
+
+
 def without(name):
     def change(folder):
         path = folder / "config.json"
@@ -216,6 +226,24 @@ def reshaped(folder):
         (
             gpt_that_turns,
             changed(choices={"placement": {"part": "system"}}),
+            errors.FileError,
+            "must describe a GPT; got .* placement must name a part",
+        ),
+        (
+            gpt_that_turns,
+            spelled("positions", part="Rotary", base=-1.0),
+            errors.FileError,
+            "must describe a GPT; got rotary: base must be a finite number > 1; got -1.0",
+        ),
+        (
+            gpt_that_turns,
+            spelled("select", part="TopK", k=0),
+            errors.FileError,
+            "must describe a GPT; got topk: k must be >= 1; got 0",
+        ),
+        (
+            gpt_that_turns,
+            spelled("placement", part=["PreNorm"]),
             errors.FileError,
             "must describe a GPT; got .* placement must name a part",
         ),

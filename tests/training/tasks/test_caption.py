@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from qkv.text.digits import HEIGHT, WIDTH, Scene, scene
-from qkv.training.tasks.caption import PRESETS, CaptionTask, looks, on_digits, read_digits
+from qkv.training.tasks.caption import PRESETS, CaptionTask, DigitAlbum, looks, on_digits, read_digits
 
 pytest.importorskip("sklearn", reason="scikit-learn is an extra")
 
@@ -46,6 +46,19 @@ def test_the_sample_tells_how_much_is_read():
     right = sum(said == list(one.digits) for said, one in zip(read, scenes, strict=True))
     assert task.sample().startswith(f"{right} of 256 scenes right, ")
     assert f"“{scenes[0].caption}” read as “" in task.sample()
+
+
+def test_the_price_of_looking_is_told_apart_from_the_words_losses():
+    album = DigitAlbum(PRESETS["quick"])
+    batch = album.batches[0]
+    assert list(CaptionTask(PRESETS["quick"], album).loss(batch)[0]) == ["loss"]
+    assert list(CaptionTask(PRESETS["quick"], album, attention="hard").loss(batch)[0]) == ["loss", "attention_loss"]
+    album.double = 1.0
+    task = CaptionTask(PRESETS["quick"], album)
+    parts, count = task.loss(batch)
+    assert list(parts) == ["loss", "attention_loss"] and count == len(batch.targets)
+    assert parts["attention_loss"] > 0
+    torch.testing.assert_close(sum(parts.values()), task.model.loss(batch.images, batch.target, batch.targets)[0])
 
 
 def test_hard_attention_goes_on_from_soft():

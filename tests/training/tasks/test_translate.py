@@ -48,9 +48,10 @@ def test_it_learns(tmp_path, attention):
     task = copying(tmp_path, attention=attention)
     optimizer = torch.optim.Adam(task.model.parameters(), 1e-2)
     for step in range(150):
-        total, count = task.loss(task.batches[step])
+        parts, count = task.loss(task.batches[step])
+        assert parts.keys() == ({"loss", "attention_loss"} if attention == "hard" else {"loss"})
         optimizer.zero_grad()
-        (total / count).backward()
+        (sum(parts.values()) / count).backward()
         nn.utils.clip_grad_norm_(task.model.parameters(), 1.0)
         optimizer.step()
     task.model.eval()

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from qkv.errors import FileError
 from qkv.labs.lab import Lab
 from qkv.labs.running.results import check_folder, read_result, result_path
-from qkv.lens.printable import printable
+from qkv.text.printable import printable
 
 AT_ONCE = 2
 LOOK = 0.2

@@ -16,23 +16,23 @@ from qkv.models.captioner import Captioner, CaptionerConfig
 from qkv.models.gpt import Gpt, GptConfig
 from qkv.models.layers import Block, NoPositions, PostNorm, PreNorm
 from qkv.models.layouts.layout import Layout
-from qkv.models.norms import BatchNorm, LayerNorm, RMSNorm
+from qkv.models.norms import BatchNorm, LayerNorm, RMSNorm, batch_norm, layer_norm, rms_norm
 from qkv.models.recurrent import Recurrent, RecurrentConfig
 from qkv.models.transformer import Transformer, TransformerConfig
-from qkv.positions.alibi import Alibi
+from qkv.positions.alibi import Alibi, alibi
 from qkv.positions.embeddings import LearnedPositions
 from qkv.positions.relative import T5Relative
-from qkv.positions.rotary import Rotary
-from qkv.positions.sinusoidal import Sinusoidal
+from qkv.positions.rotary import Rotary, rotary
+from qkv.positions.sinusoidal import Sinusoidal, sinusoidal
 from qkv.scores.additive import Additive, Concat
 from qkv.scores.bilinear import Bilinear
-from qkv.scores.dot import Dot
+from qkv.scores.dot import Dot, scaled_dot
 from qkv.scores.location import Location
-from qkv.selections.hard import Hard
-from qkv.selections.sigmoid import Sigmoid
+from qkv.selections.hard import Hard, hard
+from qkv.selections.sigmoid import Sigmoid, sigmoid
 from qkv.selections.soft import Softmax
 from qkv.selections.sparse import Entmax15, Sparsemax
-from qkv.selections.topk import TopK
+from qkv.selections.topk import TopK, topk
 
 _SIZES: dict[type, Callable[[Any], dict[str, object]]] = {
     Additive: lambda score: dict(zip(("query", "key", "hidden"), _additive(score), strict=True)),
@@ -48,6 +48,13 @@ _SIZES: dict[type, Callable[[Any], dict[str, object]]] = {
     },
 }
 """What makes a part that has parameters again."""
+
+
+_MAKERS: dict[type, Callable[..., Any]] = {
+    Rotary: rotary, Sinusoidal: sinusoidal, Alibi: alibi, LayerNorm: layer_norm, RMSNorm: rms_norm,
+    BatchNorm: batch_norm, Dot: scaled_dot, Hard: hard, Sigmoid: sigmoid, TopK: topk,
+}  # fmt: skip
+"""What makes a part and checks what it is made with; any other part does that itself."""
 
 
 def _additive(score: Additive) -> tuple[int, int, int]:
@@ -141,13 +148,15 @@ class OwnLayout(Layout):
         if spelled is None or isinstance(spelled, bool | int | float):
             return spelled
         kinds = {kind.__name__: kind for kind in self.parts}
-        kind = kinds.get(spelled.get("part", "")) if isinstance(spelled, Mapping) else None
+        kind = kinds.get(str(spelled.get("part"))) if isinstance(spelled, Mapping) else None
         if kind is None or not isinstance(spelled, Mapping):
             raise ArgumentError(must("config.json", name, "name a part: " + ", ".join(kinds), repr(spelled)[:80]))
         if kind in self.bare:
             return kind
         try:
-            return kind(**{field: self._made(name, value) for field, value in spelled.items() if field != "part"})
+            return _MAKERS.get(kind, kind)(
+                **{field: self._made(name, value) for field, value in spelled.items() if field != "part"}
+            )
         except TypeError as error:
             rule = f"spell out a {kind.__name__}"
             raise ArgumentError(must("config.json", name, rule, dict(spelled), error)) from error

@@ -103,11 +103,14 @@ class CaptionTask:
             except RuntimeError as error:
                 rule = f"be a captioner of this size, {config}"
                 raise ArgumentError(must("CaptionTask", "start", rule, start.config)) from error
+        # Soft attention that is pressed to look nowhere pays nothing.
+        self.taught = attention == "hard" or album.double != 0
         self.batches, self.validation = album.batches, album.validation
 
-    def loss(self, batch: Pictures) -> tuple[Tensor, int]:
-        """Give the sum of the losses over a batch, and over how many words it is."""
-        return self.model.loss(batch.images, batch.target, batch.targets)
+    def loss(self, batch: Pictures) -> tuple[dict[str, Tensor], int]:
+        """Give the sum of the losses over a batch, what teaches the attention, and over how many words it is."""
+        words, lesson, count = self.model.losses(batch.images, batch.target, batch.targets)
+        return {"loss": words, "attention_loss": lesson} if self.taught else {"loss": words}, count
 
     def tokens(self, batch: Pictures) -> int:
         """How many words a batch makes the model read."""

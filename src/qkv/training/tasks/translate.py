@@ -1,6 +1,7 @@
 """Train a translator on pairs: a Transformer, or a recurrent one with any attention."""
 
 from pathlib import Path
+from typing import cast
 
 import torch
 from tokenizers import Tokenizer
@@ -26,6 +27,7 @@ from qkv.models.translation import translate
 from qkv.scores.dot import dot, scaled_dot
 from qkv.text.batches import PairBatches
 from qkv.text.batching import Pairs, Sequences
+from qkv.text.decoding import text_of
 from qkv.text.tokenizer import END, START
 from qkv.text.tokens import TokenFile
 from qkv.training.recipe import Recipe
@@ -103,6 +105,7 @@ class TranslateTask:
             raise ArgumentError(must("TranslateTask", "tokenizer", f"have the tokens {START} and {END}", "none"))
         self.start, self.end = start, end
         self.model = translator(recipe, tokenizer.get_vocab_size(), attention, cell, placement)
+        self.taught = isinstance(self.model, Recurrent) and self.model.decoder.attention.taught
         self.held_out = held_out
         self.batches, whole = (
             PairBatches(*sides, start=start, end=end, tokens=recipe.tokens, longest=recipe.positions, seed=seed)
@@ -110,10 +113,13 @@ class TranslateTask:
         )
         self.validation = First(whole)
 
-    def loss(self, batch: Pairs) -> tuple[Tensor, int]:
-        """Give the sum of the losses over a batch, and over how many tokens it is."""
-        total, _ = self.model.loss(batch.source, batch.target, batch.targets)
-        return total, batch.count
+    def loss(self, batch: Pairs) -> tuple[dict[str, Tensor], int]:
+        """Give the sum of the losses over a batch, what teaches an attention, and over how many tokens it is."""
+        given = batch.source, batch.target, batch.targets
+        if not self.taught:
+            return {"loss": self.model.loss(*given)[0]}, batch.count
+        words, lesson, _ = cast(Recurrent, self.model).losses(*given)
+        return {"loss": words, "attention_loss": lesson}, batch.count
 
     def tokens(self, batch: Pairs) -> int:
         """How many tokens a batch makes the model read."""
@@ -130,7 +136,7 @@ class TranslateTask:
         ]
         right = sum(row == target[pair].tolist() for pair, row in enumerate(made))
         shown = [
-            f"{self.tokenizer.decode(source[pair].tolist())} → {self.tokenizer.decode(made[pair])}"
+            f"{text_of(self.tokenizer, source[pair].tolist())} → {text_of(self.tokenizer, made[pair])}"
             for pair in range(min(2, count))
         ]
         return f"{right} of {count} as they should be: " + "; ".join(shown)

@@ -1,8 +1,9 @@
 """What comes from elsewhere cannot command a terminal."""
 
-from qkv.lens.printable import printable
+from qkv.text.printable import LINES, printable
 
 
 def test_printable_disarms_the_terminal_and_the_direction_of_writing():
     assert printable("\x1b[31mred\u202e\x00\n") == "�[31mred���"
+    assert printable("\x1b[31mred\u202e\x00\n\tend", keep=LINES) == "�[31mred��\n\tend"
     assert printable("鼠标 👩‍💻") == "鼠标 👩‍💻"
