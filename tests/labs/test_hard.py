@@ -10,7 +10,9 @@ import qkv
 from qkv.labs.hard import LAB, Choosing, chi_square, estimate, mark, survival
 from qkv.labs.lab import Progress, Verdict
 
-SMALL = replace(LAB.quick, offsets=(0.0, 10.0), draws=4, settling=60, estimates=300, scenes=20, steps=3, batch=8)
+SMALL = replace(
+    LAB.quick, problems=2, offsets=(0.0, 10.0), draws=4, settling=60, estimates=300, scenes=20, steps=3, batch=8
+)
 
 
 def test_a_small_run():

@@ -10,7 +10,7 @@ from qkv.labs.lab import Figures, Progress
 from qkv.labs.local import LAB, Size, attentions, pairs_computed, slope, train
 from qkv.mechanisms.local import LocalPredictive
 
-SMALL = replace(LAB.quick, length=6, symbols=3, reach=1, width=8, steps=2, batch=4, counted=(512, 1024))
+SMALL = replace(LAB.quick, shortest=2, length=6, symbols=3, reach=1, width=8, steps=2, batch=4, counted=(512, 1024))
 
 
 def test_a_small_run():
@@ -34,7 +34,7 @@ def copy_lost(size: Size) -> Figures:
 
 
 def test_if_the_window_stays_in_the_middle_it_does_not_come_out(monkeypatch):
-    small = replace(SMALL, length=8, width=32, steps=120, batch=32, rate=1e-2)
+    small = replace(SMALL, length=8, width=32, steps=240, batch=32, rate=1e-2)
     sound = copy_lost(small)
     monkeypatch.setattr(LocalPredictive, "_centre", lambda self, query, seen: query.new_full(query.shape[:-1], 3.5))
     threshold = next(threshold for threshold in LAB.thresholds if threshold.figure == "copy_lost")

@@ -156,6 +156,12 @@ def test_bahdanau_by_hand():
     near(model(Sequences.of([source]), Sequences.of([target])), torch.stack(found))
 
 
+def test_a_mask_is_there_for_padding_alone():
+    one, other = torch.tensor([1, 2]), torch.tensor([3])
+    assert make().start(Sequences.of([one, one])).source.mask is None
+    assert make().start(Sequences.of([one, other])).source.mask is not None
+
+
 def test_without_attention_every_step_gets_the_last_state():
     model = make(NoAttention(), layers=1)
     state = model.start(SOURCE)

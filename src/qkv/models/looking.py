@@ -37,9 +37,14 @@ class Source:
     coverage: Float[Tensor, "rows keys"] | None = None
 
     @property
-    def mask(self) -> Mask:
-        """What is real of the memory."""
-        return padding(keys=self.lengths)
+    def padded(self) -> bool:
+        """Whether the memory may hold padding. A GPU is not waited for."""
+        return self.lengths.is_cuda or bool((self.lengths < self.memory.shape[1]).any())
+
+    @property
+    def mask(self) -> Mask | None:
+        """What is real of the memory; None if all of it is."""
+        return padding(keys=self.lengths) if self.padded else None
 
     def reorder(self, rows: Int[Tensor, " rows"]) -> None:
         """Let row i become what row `rows[i]` was. Beams that stay on their source move nothing but their coverage."""
@@ -141,7 +146,7 @@ class AdditiveLook(Looking):
     def forward(self, query: Float[Tensor, "rows queries width"], source: Source, first: int, see: bool) -> Look:
         """Give the contexts."""
         if source.annotations is None:
-            source.annotations = self.attention.read(source.memory, keys=source.lengths)
+            source.annotations = self.attention.read(source.memory, keys=source.lengths if source.padded else None)
         if not see:
             return Look(source.annotations(query))
         context, seen = source.annotations.with_map(query)
