@@ -1,13 +1,15 @@
 """What a call would do: which backend runs, why not a faster one, and what it costs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from qkv.attention import call_of
 from qkv.core.backend import Cost, all_pairs
 from qkv.core.call import Call
+from qkv.core.map import tensors_of
 from qkv.core.types import Bias, Mask, Score, Selection
 from qkv.plan import make_plan
 
@@ -60,17 +62,13 @@ def explain(
     """
     call = call_of("explain", query, key, value, score, bias, mask, select, dropout)
     plan = make_plan("explain", call, impl)
-    backend, refused = plan.backend, plan.refused
-    instead = backend.gives_way(call)
-    if instead is not None:
-        refused = (*refused, (backend.name, instead[1]))
-        backend = instead[0]
+    backend = plan.backend
     bias_text = "" if call.bias is None else f" + {call.bias}"
     mask_text = "" if call.mask is None else f" · {call.mask}"
     drop_text = f" · dropout {call.dropout:g}" if call.dropout else ""
     return Explanation(
         backend=backend.name,
-        refused=refused,
+        refused=plan.refused,
         caveat=backend.caveat(call),
         choices=f"{call.score}{bias_text}{mask_text} → {call.select}{drop_text}",
         cost=backend.cost(call),
@@ -82,8 +80,13 @@ def explain(
 def _alive(call: Call) -> int:
     """Count the pairs that the mask lets meet, row by row; runs with holes count whole."""
     grid = call.grid
-    if call.mask is None or not grid.queries or grid.device.type == "meta":
+    if call.mask is None or not grid.queries:
         return all_pairs(call)
+    if grid.device.type == "meta":
+        # What a mask hides is told by its numbers, wherever the query is; but not by tensors that hold nothing.
+        if any(held.is_meta for held in tensors_of(call.mask)):
+            return all_pairs(call)
+        grid = replace(grid, device=torch.device("cpu"))
     some, _ = call.mask.runs(1, grid)
     each = some.count().sum(-1)
     lanes = all_pairs(call) // max(1, grid.queries * grid.keys)

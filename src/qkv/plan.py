@@ -1,6 +1,8 @@
-"""Which backend runs a call, and why not a faster one. Decided from shapes, kinds and choices, never from values."""
+"""Which backend runs a call, and why not a faster one. Decided from shapes, kinds, choices and what masks hide."""
 
 from dataclasses import dataclass
+
+import torch
 
 from qkv.backends.additive import ADDITIVE
 from qkv.backends.decode import DECODE, MOST_ROWS
@@ -19,8 +21,9 @@ FUSED = (DECODE, SEGMENTS, STREAM, FLEX, SDPA, ADDITIVE)
 
 def choose(function: str, call: Call, impl: str = "auto") -> Backend:
     """Choose the backend of `make_plan`'s, without its reasons: of the commonest call it is told at once."""
-    if impl == "auto" and call.grid.queries > MOST_ROWS and as_it_is(call):
+    if impl == "auto" and as_it_is(call) and (torch.compiler.is_compiling() or call.grid.queries > MOST_ROWS):
         # Too many queries for decoding, nothing to skip and nothing to stream: every other path would refuse.
+        # A traced call is never decoded, and asked for its queries it would be tied to that many.
         return SDPA
     return make_plan(function, call, impl).backend
 
@@ -44,7 +47,7 @@ def make_plan(function: str, call: Call, impl: str = "auto") -> Plan:
     refused: list[tuple[str, str]] = []
     for backend in FUSED:
         if any_ or impl == backend.name:
-            reason = backend.refuses(call)
+            reason = backend.refuses(call) or (backend.outdone(call) if any_ else None)
             if reason is None:
                 return Plan(backend, tuple(refused))
             refused.append((backend.name, reason))

@@ -37,7 +37,6 @@ MASKS = {
 def small(monkeypatch):
     """Cut small grids, into small pieces."""
     monkeypatch.setattr(segments, "FEWEST_PAIRS", 0)
-    monkeypatch.setattr(segments, "WORTH", 2.0)
     monkeypatch.setattr(segments, "BLOCK", 8)
     monkeypatch.setattr(segments, "TRAINING_BLOCK", 16)
     monkeypatch.setattr(segments, "WORKSPACE", 1)
@@ -174,13 +173,10 @@ def test_a_data_mask_that_hides_little_goes_to_sdpa(monkeypatch):
     ("choices", "reason"),
     [
         ({}, "there is no mask, so nothing to skip"),
-        ({"mask": qkv.causal()}, "PyTorch's own causal path skips as much"),
         ({"mask": qkv.window(9), "dropout": 0.1}, "it has no dropout"),
         ({"mask": qkv.window(9), "bias": qkv.alibi(heads=2)}, "it has no place for a bias"),
         ({"mask": qkv.window(9), "select": qkv.sparsemax()}, "it selects by softmax alone, not by sparsemax()"),
         ({"mask": qkv.window(9), "score": qkv.soft_cap(qkv.dot(), 5.0)}, "it scores by dot products alone, not by "),
-        ({"mask": ~qkv.window(9)}, "the mask leaves 100% of the pairs to compute"),
-        ({"mask": qkv.window(9), "queries": 100}, "100 × 1024 pairs a head are too few to cut"),
         ({"mask": qkv.window(9), "dtype": torch.float16}, "on the CPU float16 rounds the weights"),
         ({"mask": qkv.window(9), "device": "meta"}, "it runs on the CPU, not on meta"),
     ],
@@ -193,6 +189,45 @@ def test_reasons(monkeypatch, choices, reason):
     with pytest.raises(UnsupportedError) as error:
         qkv.attend(query, key, value, impl="segments", **choices)
     assert f"segments: {reason}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("mask", "queries", "reason"),
+    [
+        (qkv.causal(), 1024, "PyTorch's own causal path skips as much"),
+        (~qkv.window(9), 1024, "the mask leaves 100% of the pairs to compute"),
+        (qkv.window(9), 100, "100 × 1024 pairs a head are too few to cut"),
+        (qkv.padding(keys=torch.arange(1024) % 9 > 0), 1024, "the mask leaves 100% of the pairs to compute"),
+    ],
+)
+def test_what_another_path_does_faster_it_does_when_told_to(monkeypatch, mask, queries, reason):
+    monkeypatch.undo()
+    query, key, value = (torch.randn(2, size, 64) for size in (queries, 1024, 1024))
+    told = qkv.explain(query, key, value, mask=mask)
+    assert told.backend == "sdpa" and ("segments", reason) in told.refused
+    assert qkv.explain(query, key, value, mask=mask, impl="segments").backend == "segments"
+    ours, theirs = (qkv.attend(query, key, value, mask=mask, impl=impl) for impl in ("segments", "reference"))
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("alive", [100, 600, 720, 1000, 1024])
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+def test_one_contiguous_piece_a_sequence_is_always_taken(monkeypatch, alive, keep, training):
+    monkeypatch.undo()
+    query = torch.randn(1, 2, 1024, 64, requires_grad=training)
+    keys = torch.arange(1024).expand(1, -1) < alive if keep else torch.tensor([alive])
+    told = qkv.explain(query, query, query, mask=qkv.padding(keys=keys))
+    assert told.backend == "segments" and told.cost.pairs == 2 * 1024 * alive
+
+
+def test_a_plan_is_made_once_a_call(monkeypatch):
+    monkeypatch.undo()
+    made, plan = [], segments.plan_pieces
+    monkeypatch.setattr(segments, "plan_pieces", lambda *given: made.append(given) or plan(*given))
+    query = torch.randn(1, 2, 1024, 8)
+    qkv.attend(query, query, query, mask=qkv.padding(keys=torch.tensor([500])))
+    assert len(made) == 1
 
 
 def test_under_vmap_it_gives_way():
@@ -256,14 +291,6 @@ def test_half_precision_is_summed_wide(monkeypatch):
     ]
     assert_within(results[0][0], results[1][0], results[2][0], inputs[2])
     assert_gradients_within(*(gradients for _, gradients in results))
-
-
-def test_explain_names_what_runs_when_a_data_mask_hides_little(monkeypatch):
-    monkeypatch.undo()
-    query = torch.randn(1, 2, 1024, 8)
-    told = qkv.explain(query, query, query, mask=qkv.padding(keys=torch.tensor([1000])))
-    assert told.backend == "sdpa"
-    assert ("segments", "the mask leaves 98% of the pairs to compute") in told.refused
 
 
 def test_fake_tensors_and_a_default_device_elsewhere(monkeypatch):

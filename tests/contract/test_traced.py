@@ -70,6 +70,58 @@ def test_a_traced_call_gives_what_the_call_gives(name: str, trace: Callable) -> 
     assert_close(answers(traced, leaves, given), answers(module, leaves, given))
 
 
+def padded(lengths: Tensor) -> qkv.Mask:
+    return qkv.padding(keys=lengths)
+
+
+@pytest.mark.compile
+@pytest.mark.parametrize("traced_at", [8, 64])
+@pytest.mark.parametrize(
+    "module",
+    [
+        Attend(),
+        Attend(mask=qkv.causal()),
+        Attend(mask=qkv.window(4)),
+        Attend(mask=qkv.causal(), bias=qkv.alibi(heads=2)),
+        Attend(padded),
+        Attend(score=qkv.Additive(8, 8, 8)),
+    ],
+    ids=["dense", "causal", "window", "ALiBi", "padding given", "additive"],
+)
+@torch.no_grad()
+def test_an_export_serves_every_length(module: Attend, traced_at: int) -> None:
+    def inputs(positions: int) -> tuple[Tensor, ...]:
+        tensors = tuple(torch.randn(2, 2, positions, 8) for _ in range(3))
+        return tensors if module.build is None else (*tensors, torch.tensor([1, 2]))
+
+    positions = {2: torch.export.Dim("positions", min=2, max=4096)}
+    given = () if module.build is None else ((None,),)
+    traced = torch.export.export(module, inputs(traced_at), dynamic_shapes=(*[positions] * 3, *given)).module()
+    for length in (2, 5, 32, 33, 300):
+        tensors = inputs(length)
+        assert_close(traced(*tensors), module(*tensors))
+
+
+@pytest.mark.compile
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda seen: seen.top_keys(3),
+        lambda seen: seen.pooled(2, 3),
+        lambda seen: seen.pooled(2, 3, reduce=torch.amax),
+        lambda seen: seen.entropy(),
+        lambda seen: seen.statistics(2).top_keys,
+    ],
+)
+def test_a_map_answers_inside_a_compiled_function(ask: Callable[[qkv.AttentionMap], Any]) -> None:
+    def answer(query: Tensor, key: Tensor) -> Any:
+        return ask(qkv.attention_map(query, key, mask=qkv.causal()))
+
+    torch.compiler.reset()
+    tensors = torch.randn(2, 1, 2, 9, 4, requires_grad=True).unbind()
+    assert_close(torch.compile(answer, fullgraph=True, backend="aot_eager")(*tensors), answer(*tensors))
+
+
 @pytest.mark.compile
 @pytest.mark.parametrize("trace", [compiled, exported])
 @torch.no_grad()

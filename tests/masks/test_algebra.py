@@ -16,7 +16,7 @@ from qkv.masks import documents as documents_file
 from qkv.masks import padding as padding_file
 from qkv.masks import prefix as prefix_file
 from qkv.masks import window as window_file
-from qkv.masks.algebra import IntervalMask, Mask
+from qkv.masks.algebra import MANY, IntervalMask, Mask
 from qkv.masks.blocks import bigbird
 from qkv.masks.causal import causal
 from qkv.masks.dense import dense_mask
@@ -144,6 +144,22 @@ def test_only_masks_combine(operator: str, combine) -> None:
         combine(causal(), CORNER)
     fix = "(wrap a boolean tensor: qkv.dense_mask(tensor))"
     assert str(error.value) == f"{operator}: the other side must be a mask; got Tensor {fix}"
+
+
+@pytest.mark.parametrize(("operator", "combine"), [("&", lambda a, b: a & b), ("|", lambda a, b: a | b)])
+def test_a_tensor_before_a_mask_is_told_the_same(operator: str, combine) -> None:
+    with pytest.raises(KindError) as error:
+        combine(CORNER, causal())
+    fix = "(wrap a boolean tensor: qkv.dense_mask(tensor))"
+    assert str(error.value) == f"{operator}: the other side must be a mask; got Tensor {fix}"
+
+
+def test_a_large_tile_is_what_small_ones_are() -> None:
+    for mask in (causal(), window(before=30, after=9), causal(offset=torch.tensor([-400, 5])) & prefix(200)):
+        large = mask.dense(300, 290, batch=(2,))
+        grid = Grid((2,), 1, 300, 290)
+        small = [mask.tile(rows, grid.columns(), grid) for rows in grid.rows().split(50)]
+        assert 300 * 290 >= MANY > 50 * 290 and torch.equal(large, torch.cat(small, -2))
 
 
 def test_a_mask_and_itself_is_itself() -> None:

@@ -43,6 +43,17 @@ def test_masks_are_made_and_planned_inside_a_compiled_function(dynamic: bool) ->
         assert torch.equal(found, wanted)
 
 
+@pytest.mark.compile
+def test_a_mask_is_turned_round_by_a_name_inside_a_compiled_function() -> None:
+    def dense(query: Tensor) -> Tensor:
+        return (causal() & window(2).complement()).dense(query.shape[-2], 9)
+
+    torch.compiler.reset()
+    query = torch.zeros(1, 1, 5, 2)
+    expected = (causal() & ~window(2)).dense(5, 9)
+    assert torch.equal(torch.compile(dense, fullgraph=True, backend="eager")(query), expected)
+
+
 @pytest.mark.parametrize(
     "build",
     [

@@ -355,6 +355,37 @@ def test_reordered_rows_go_on_as_those_they_became(make, rows):
     assert torch.equal(torch.as_tensor(cache.position), torch.as_tensor(straight.position))
 
 
+@pytest.mark.parametrize("make", [Cache, lambda: RaggedCache(torch.tensor([4, 2, 3]), 4)])
+def test_a_reordering_copies_once_and_its_stores_take_turns(make):
+    cache, straight = make(), make()
+    first = torch.randn(2, 3, 2, 4, 5)
+    cache.extend(*first)
+    straight.extend(*first)
+    cache.reorder(torch.tensor([0, 1, 2]))
+    stores = {x.data_ptr() for x in (cache.key, cache.value, cache._spare)}
+    with torch.profiler.profile() as ran:
+        cache.reorder(torch.tensor([2, 2, 0]))
+    names = [event.name for event in ran.events()]
+    # One for the key, one for the value, and one of the lengths where they differ.
+    assert names.count("aten::index_select") == 2 + isinstance(cache, RaggedCache) and "aten::copy_" not in names
+    assert {x.data_ptr() for x in (cache.key, cache.value, cache._spare)} == stores
+    assert torch.equal(cache.key[..., :4, :], first[0][[2, 2, 0]])
+    assert torch.equal(cache.value[..., :4, :], first[1][[2, 2, 0]])
+
+
+def test_a_reordering_that_fails_leaves_the_cache_as_it_was():
+    cache, first = Cache(), torch.randn(2, 2, 2, 4, 5)
+    cache.extend(*first)
+    cache.reorder(torch.tensor([0, 1]))
+    for _ in range(2):
+        with pytest.raises(IndexError):
+            cache.reorder(torch.tensor([0, 5]))
+    cache.reorder(torch.tensor([1, 0]))
+    assert torch.equal(cache.key[..., :4, :], first[0].flip(0)) and torch.equal(
+        cache.value[..., :4, :], first[1].flip(0)
+    )
+
+
 def test_an_empty_cache_has_nothing_to_reorder():
     cache = Cache()
     cache.reorder(torch.tensor([1, 0]))

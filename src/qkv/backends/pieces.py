@@ -201,7 +201,7 @@ def cut_runs(
     some_start: list[int], some_stop: list[int], every_start: list[int], every_stop: list[int]
 ) -> list[tuple[int, int, bool]]:
     """Cut the runs of a block, each by the longest run in it that every row may see."""
-    inner = list(zip(every_start, every_stop, strict=True))
+    inner = [(one, other) for one, other in zip(every_start, every_stop, strict=True) if one < other]
     found = []
     for low, high in zip(some_start, some_stop, strict=True):
         within = [(max(low, one), min(high, other)) for one, other in inner if max(low, one) < min(high, other)]

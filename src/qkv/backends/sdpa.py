@@ -4,9 +4,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from qkv.backends.added import added, any_of
 from qkv.core.backend import Backend, Cost, all_pairs, dense_cost
 from qkv.core.call import Call, exact
-from qkv.core.reference import hide, visible
+from qkv.core.checks import are_concrete
+from qkv.core.reference import hide_rows, visible
 from qkv.core.types import DotPair
 from qkv.masks.causal import Causal
 from qkv.selections.soft import Softmax
@@ -59,14 +61,22 @@ def run(call: Call) -> tuple[Tensor, None]:
     bias = None if call.bias is None else call.bias.tile(rows, columns, grid)
     seen = visible(call.mask, bias, rows, columns, grid)
     assert seen is not None
-    query, key, value = hide(query, key, value, seen)
+    by_bytes = grid.device.type == "cpu" and are_concrete(query, seen)
+    sees, shown = (any_of(seen, -1), any_of(seen, -2)) if by_bytes else (seen.any(-1), seen.any(-2))
+    everybody = by_bytes and bool(sees.all())
+    if not (everybody and bool(shown.all())):
+        query, key, value = hide_rows(query, key, value, sees, shown)
     query, key = call.score.prepare(query, key)
-    # PyTorch's paths disagree on a row that sees nothing, so such a row sees everything here, and is emptied after.
-    sees = seen.any(-1, keepdim=True)
-    seen = seen | ~sees
-    mask = seen if bias is None else torch.where(seen, torch.where(sees, bias, 0), -torch.inf).to(_dtype(call))
+    sees = sees[..., None]
+    if not everybody:
+        # PyTorch's paths disagree on a row that sees nothing, so such a row sees everything, and is emptied after.
+        seen = seen | ~sees
+    if bias is not None:
+        mask = torch.where(seen, torch.where(sees, bias, 0), -torch.inf).to(_dtype(call))
+    else:
+        mask = added(seen, _dtype(call)) if by_bytes else seen
     output = _sdpa(call, query, key, value, mask, pair.scale, causal=False)
-    return torch.where(sees, output, 0), None
+    return output if everybody else torch.where(sees, output, 0), None
 
 
 def square_causal(call: Call) -> bool:

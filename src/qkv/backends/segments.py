@@ -17,12 +17,13 @@ from torch.nn import functional as F
 
 from qkv.backends.once import once
 from qkv.backends.pieces import Piece, Pieces, plan_pieces
-from qkv.backends.sdpa import SDPA, square_causal
+from qkv.backends.sdpa import square_causal
 from qkv.core.backend import Backend, Cost, all_pairs, dense_cost
 from qkv.core.call import Call
 from qkv.core.checks import are_concrete
 from qkv.core.reference import hide_rows, spread_heads, with_batch
 from qkv.core.types import DotPair, Grid, Summary, wide
+from qkv.masks.algebra import IntervalMask
 from qkv.masks.window import DilatedWindow, Window
 from qkv.scores.dot import Dot
 from qkv.selections.soft import Softmax
@@ -33,8 +34,17 @@ BLOCK, TRAINING_BLOCK = 64, 128
 FEWEST_PAIRS = 512 * 512
 """Pairs a head below which one masked call beats several small ones."""
 
-WORTH = 0.7
-"""Share of the pairs computed, above which one masked call is as good."""
+MANY_ROWS = 192
+"""Rows of a piece from which flash attention takes as many at a time as it ever does."""
+
+CUT, TILED, MERGED = 1.15, 1.25, 60
+"""What a pair costs in pieces of few rows, and in one with a tile; pairs in whose time a row is merged. Measured."""
+
+WAITS = 1.2
+"""How much more these cost where threads wait for one another between calls."""
+
+SPELLED, WEIGHED = 12, 16
+"""Features in whose time one call spells out a pair of its mask, for all heads that share it; and weighs a score."""
 
 WORKSPACE = 8 << 20
 """Bytes that one call of flash attention may make, forward or backward."""
@@ -62,15 +72,62 @@ def refuses(call: Call) -> str | None:
         return "on the CPU float16 rounds the weights"
     if not are_concrete(query):
         return "its pieces are cut by plain Python, which torch.compile, torch.func and fake tensors cannot follow"
-    if grid.queries * grid.keys < FEWEST_PAIRS or 0 in (*query.shape, *call.value.shape):
+    if 0 in (*query.shape, *call.value.shape):
+        return "there are no pairs, or no features"
+    return None
+
+
+def outdone(call: Call) -> str | None:
+    """Say why one masked call is faster, or None: what the pieces would compute is set against what that one does."""
+    grid, mask = call.grid, call.mask
+    assert mask is not None
+    if grid.queries * grid.keys < FEWEST_PAIRS:
         return f"{grid.queries} × {grid.keys} pairs a head are too few to cut"
     if square_causal(call):
         return "PyTorch's own causal path skips as much"
-    if call.mask.is_value:
-        share = _share(call)
-        if share > WORTH:
-            return f"the mask leaves {share:.0%} of the pairs to compute"
-    return None
+    heads = torch.Size(grid.batch).numel() * grid.heads
+    # A training step spells the mask out once, for twice the work and more.
+    spelled = SPELLED / (call.pair.dim + WEIGHED) / (2 if call.needs_gradient else 1)
+    whole = heads + spelled * _own_lanes(call)
+    if not (mask.is_value or isinstance(mask, IntervalMask)):
+        # Its pieces are asked of the mask pair by pair, so a bound comes first.
+        some, every = mask.runs(_block(call), grid)
+        solid, touched = (int(runs.count().sum()) / runs.count().numel() * grid.queries for runs in (every, some))
+        if (solid + TILED * (touched - solid)) * heads > whole * grid.queries * grid.keys:
+            return _leaves(touched * heads, call)
+    plans = _plans(call)
+    if sum(_work(pieces, heads) for pieces in plans) <= whole * grid.queries * grid.keys:
+        return None
+    return _leaves(sum(pieces.pairs for pieces in plans), call)
+
+
+def _leaves(pairs: int | float, call: Call) -> str:
+    return f"the mask leaves {pairs / all_pairs(call):.0%} of the pairs to compute"
+
+
+def _own_lanes(call: Call) -> int:
+    """Count the batch rows and heads for which a dense mask would be spelled out apart."""
+    grid, mask = call.grid, call.mask
+    assert mask is not None
+    one = torch.zeros(1, dtype=torch.int64, device="cpu")
+    return mask.tile(one, one, grid).numel()
+
+
+def _work(pieces: Pieces, heads: int) -> float:
+    """Measure pieces by the pairs that one call of many rows would compute in the same time."""
+    lanes = pieces.sees.shape[0] * pieces.sees.shape[1]
+    waits = WAITS if torch.get_num_threads() > 1 else 1.0
+    work = 0.0
+    for piece in pieces.pieces:
+        pairs = piece.rows * piece.keys
+        if piece.tile is None and piece.rows >= MANY_ROWS:
+            each: float = pairs
+        else:
+            each = pairs * (CUT if piece.tile is None else TILED) * waits
+        if not piece.first:
+            each += piece.rows * MERGED * waits
+        work += each * piece.blocks
+    return work * heads / lanes
 
 
 def run(call: Call) -> tuple[Tensor, Summary | None]:
@@ -97,9 +154,6 @@ def run(call: Call) -> tuple[Tensor, Summary | None]:
 def _attend(call: Call) -> Tensor:
     grid, query, key, value = call.grid, call.query, call.key, call.value
     pieces = _pieces(call)
-    instead = _gives_way(call)
-    if instead is not None:
-        return instead[0].run(call)[0]
     pair = call.pair
     assert isinstance(pair, DotPair)
     if pieces.fill or not isinstance(call.score, Dot):
@@ -120,8 +174,15 @@ def _attend(call: Call) -> Tensor:
 
 
 def _pieces(call: Call) -> Pieces:
-    assert call.mask is not None
-    return plan_pieces(call.mask, call.grid, TRAINING_BLOCK if call.needs_gradient else BLOCK)
+    if call.planned is None:
+        assert call.mask is not None
+        call.planned = plan_pieces(call.mask, call.grid, _block(call))
+    assert isinstance(call.planned, Pieces)
+    return call.planned
+
+
+def _block(call: Call) -> int:
+    return TRAINING_BLOCK if call.needs_gradient else BLOCK
 
 
 def _groups(call: Call) -> list[tuple[int, Window, Grid]]:
@@ -148,22 +209,10 @@ def _apart(x: Float[Tensor, "*batch positions dim"], step: int) -> tuple[Tensor,
     return (F.pad(x, (0, 0, 0, lacks)) if lacks else x).unflatten(-2, (-1, step)).unbind(-2)
 
 
-def _pairs(call: Call) -> int:
+def _plans(call: Call) -> list[Pieces]:
+    """Give the pieces of a call, or of each of its groups."""
     groups = _groups(call)
-    if not groups:
-        return _pieces(call).pairs
-    block = TRAINING_BLOCK if call.needs_gradient else BLOCK
-    return sum(plan_pieces(window, grid, block).pairs for _, window, grid in groups)
-
-
-def _share(call: Call) -> float:
-    return _pairs(call) / max(1, all_pairs(call))
-
-
-def _gives_way(call: Call) -> tuple[Backend, str] | None:
-    """Leave to SDPA what the values of a data mask do not make worth cutting."""
-    share = _share(call)
-    return (SDPA, f"the mask leaves {share:.0%} of the pairs to compute") if share > WORTH else None
+    return [plan_pieces(window, grid, _block(call)) for _, window, grid in groups] if groups else [_pieces(call)]
 
 
 class Segments(torch.autograd.Function):
@@ -197,11 +246,11 @@ def forward(
     level = torch.full_like(output[..., :1], -torch.inf)
     for piece in pieces.pieces:
         ours = [_rows(x, piece) for x in (query, output, level)]
-        theirs = [_keys(x, piece) for x in (key, value)]
+        theirs, tile = [_keys(x, piece) for x in (key, value)], _tile(piece, query)
         for some in _lanes(piece, ours[0]):
             queries, into, onto = (x[some] for x in ours)
             keys, values = (x[some] for x in theirs)
-            part, height = _FORWARD(queries, keys, values, 0.0, False, attn_mask=_tile(piece, query), scale=scale)
+            part, height = _FORWARD(queries, keys, values, 0.0, False, attn_mask=tile, scale=scale)
             height = height.unsqueeze(-1)
             if piece.blind is not None:
                 # The flash kernel says 0 where it should say −inf.
@@ -247,7 +296,7 @@ def backward(
     gradients = (below, *(torch.zeros_like(x, dtype=wide(x.dtype)) for x in (key, value)))
     for piece in pieces.pieces:
         ours = [_rows(x, piece) for x in (gradient, query, output, level)]
-        theirs = [_keys(x, piece) for x in (key, value)]
+        theirs, tile = [_keys(x, piece) for x in (key, value)], _tile(piece, query)
         for some in _lanes(piece, ours[1]):
             above, queries, out, height = (x[some] for x in ours)
             keys, values = (x[some] for x in theirs)
@@ -260,7 +309,7 @@ def backward(
                 height.squeeze(-1),
                 0.0,
                 False,
-                attn_mask=_tile(piece, query),
+                attn_mask=tile,
                 scale=scale,
             )
             rows = _rows(below, piece)[some]
@@ -306,14 +355,18 @@ def _add_keys(whole: Tensor, part: Float[Tensor, "lanes blocks run dim"], piece:
 
 
 def _cost(call: Call) -> Cost:
-    return dense_cost(call, _pairs(call), 0)
+    plans = _plans(call)
+    cost = dense_cost(call, sum(pieces.pairs for pieces in plans), 0)
+    tiles = {id(piece.tile): piece.tile.nbytes for pieces in plans for piece in pieces.pieces if piece.tile is not None}
+    filled = sum(x.nbytes for x in (call.query, call.key, call.value) if any(pieces.fill for pieces in plans))
+    return Cost(cost.pairs, cost.flops, cost.bytes + 2 * (sum(tiles.values()) + filled))
 
 
 SEGMENTS = Backend(
     name="segments",
     refuses=refuses,
+    outdone=outdone,
     run=run,
     cost=_cost,
     caveat=lambda call: "NaN or inf in a key or value that only some queries see may reach others near them",
-    gives_way=_gives_way,
 )

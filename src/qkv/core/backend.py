@@ -20,11 +20,12 @@ class Cost:
 
 @dataclass(frozen=True)
 class Backend:
-    """A way of computing attention. None of these functions looks at a tensor's values to decide.
+    """A way of computing attention. None of these functions looks at a tensor's values to decide, but `outdone`.
 
     `refuses` gives the reason why it cannot compute a call exactly, or None. `run` gives the output, and each row's
     summary where that falls out. `caveat` names what it cannot promise, or is empty.
-    `gives_way` is the one that does look at values, as `run` does: another backend that runs instead, and why.
+    `outdone` says why a later path is faster, or None: asked only where no path is insisted on, and it may read what
+    a mask on the CPU holds.
     """
 
     name: str
@@ -32,7 +33,7 @@ class Backend:
     run: Callable[[Call], tuple[Tensor, Summary | None]]
     cost: Callable[[Call], Cost]
     caveat: Callable[[Call], str]
-    gives_way: Callable[[Call], "tuple[Backend, str] | None"] = lambda call: None
+    outdone: Callable[[Call], str | None] = lambda call: None
 
 
 def dense_cost(call: Call, pairs: int, stored: int) -> Cost:

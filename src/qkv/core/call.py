@@ -1,7 +1,7 @@
 """One call of attention: what was asked for, checked, before any work."""
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -25,6 +25,8 @@ class Call:
     dropout: float
     grid: Grid
     pair: Pair
+    planned: object = field(default=None, init=False)
+    """What a path planned when it was asked whether it is worth it, so that it need not plan again to run."""
 
     @property
     def group(self) -> int:

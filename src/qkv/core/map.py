@@ -144,7 +144,6 @@ class AttentionMap:
         levels = (self.select.logsumexp(summary) for _, _, _, summary in self.blocks())
         return _join(levels, -1, self.grid.queries)
 
-    @torch.no_grad()
     def top_keys(
         self, k: int
     ) -> tuple[Float[Tensor, "*batch heads queries {k}"], Int[Tensor, "*batch heads queries {k}"]]:
@@ -154,11 +153,12 @@ class AttentionMap:
         """
         self._check_top("AttentionMap.top_keys", k)
         heaviest, where = self._no_keys(k)
-        for rows, columns, weights, _ in self.blocks():
-            heaviest[..., rows, :], where[..., rows, :] = self._top(weights, columns, k)
+        # Not a decorator: torch.compile cannot trace one on a method.
+        with torch.no_grad():
+            for rows, columns, weights, _ in self.blocks():
+                heaviest[..., rows, :], where[..., rows, :] = self._top(weights, columns, k)
         return heaviest, where
 
-    @torch.no_grad()
     def pooled(
         self, height: int, width: int, *, reduce: Callable[..., Tensor] = torch.mean
     ) -> Float[Tensor, "*batch heads {height} {width}"]:
@@ -179,10 +179,11 @@ class AttentionMap:
         box_row = self.grid.rows() * height // self.grid.queries
         box_column = self.grid.columns() * width // self.grid.keys
         picture = torch.zeros(*self.shape[:-2], height, width, dtype=wide(self.query.dtype), device=self.grid.device)
-        for rows, columns, weights, _ in self.blocks():
-            across = weights.new_zeros(*weights.shape[:-1], width)
-            across.scatter_reduce_(-1, box_column[columns].expand_as(weights), weights, how)
-            picture.scatter_reduce_(-2, box_row[rows][:, None].expand_as(across), across, how)
+        with torch.no_grad():
+            for rows, columns, weights, _ in self.blocks():
+                across = weights.new_zeros(*weights.shape[:-1], width)
+                across.scatter_reduce_(-1, box_column[columns].expand_as(weights), weights, how)
+                picture.scatter_reduce_(-2, box_row[rows][:, None].expand_as(across), across, how)
         if reduce is torch.mean:
             picture /= box_row.bincount(minlength=height)[:, None] * box_column.bincount(minlength=width)
         return picture

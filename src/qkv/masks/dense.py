@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from qkv.core.card import Card
-from qkv.core.checks import check_dense, shown
+from qkv.core.checks import check_dense, readable, shown
 from qkv.core.runs import Runs
 from qkv.core.types import Grid
 from qkv.errors import KindError, ShapeError, must
@@ -40,6 +40,11 @@ class DenseMask(Mask):
         self, rows: Int[Tensor, " rows"], columns: Int[Tensor, " columns"], grid: Grid
     ) -> Bool[Tensor, "*lead rows columns"]:
         picked = self._spread(grid).index_select(-2, rows)
+        if columns.numel() and readable(columns):
+            first, last = int(columns[0]), int(columns[-1])
+            if torch.equal(columns, torch.arange(first, last + 1, device=columns.device)):
+                # A view of the rows, which are a copy already.
+                return picked[..., first : last + 1]
         return picked.gather(-1, columns.expand(*picked.shape[:-1], -1))
 
     def runs(self, block: int, grid: Grid) -> tuple[Runs, Runs]:

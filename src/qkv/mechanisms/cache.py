@@ -35,10 +35,11 @@ class KeyValueCache(ABC):
         self.key: Tensor | None = None
         self.value: Tensor | None = None
         self._layer: weakref.ref | None = None
+        self._spare: Tensor | None = None
 
     def __getstate__(self) -> dict[str, object]:
         # A copy elsewhere serves the layer that is there.
-        return self.__dict__ | {"_layer": None}
+        return self.__dict__ | {"_layer": None, "_spare": None}
 
     def serve(self, layer: object) -> None:
         """Belong to a layer from its first call on. Raises: ArgumentError if it belongs to another."""
@@ -88,7 +89,7 @@ class KeyValueCache(ABC):
     def reorder(self, rows: Int[Tensor, " rows"]) -> None:
         """Let batch row i become what row `rows[i]` was, as a beam search asks; rows may repeat, or go.
 
-        Cost: a copy of what is kept.
+        Cost: a copy of what is kept, and memory for one more store.
         Raises: KindError unless the rows are a tensor of integers.
         """
         check_integers(type(self).__name__, "rows", rows)
@@ -149,12 +150,16 @@ class GrowingCache(KeyValueCache):
         return self.key, self.value
 
     def _chosen(self, kept: Tensor, rows: Tensor) -> Tensor:
-        chosen = kept[..., : self.seen, :].index_select(0, rows)
+        filled = kept[..., : self.seen, :]
         if rows.shape[0] != kept.shape[0]:
-            return chosen
-        # The store is the cache's own, so its spare room can stay.
-        kept[..., : self.seen, :] = chosen
-        return kept
+            return filled.index_select(0, rows)
+        # What is left of one reordering takes the next: rows are copied once, and the spare room stays.
+        spare = self._spare
+        if spare is None or (spare.shape, spare.dtype, spare.device) != (kept.shape, kept.dtype, kept.device):
+            spare = torch.zeros_like(kept)
+        torch.index_select(filled, 0, rows, out=spare[..., : self.seen, :])
+        self._spare = kept
+        return spare
 
 
 class Cache(GrowingCache):

@@ -48,13 +48,14 @@ def refuses(call: Call) -> str | None:
         return "its kernels on CUDA add up in float32"
     if device == "cuda" and not _triton_is_here():
         return "its kernels on CUDA need Triton, which is not installed"
+    if torch.compiler.is_compiling():
+        # Before any number of positions is asked, which would tie a traced call to it.
+        return None if call.mask is None else "torch.compile cannot follow how a mask is cut into tiles"
     rows = call.grid.queries * call.group
     if rows < FEWEST_QUERIES:
         return f"with {rows} queries for a key, laying out the keys costs what it saves"
     if call.key.shape[:-1].numel() * rows * pair.dim < FEWEST_FEATURES:
         return f"{call.grid.queries} × {call.grid.keys} pairs of {pair.dim} features are too few to pay"
-    if torch.compiler.is_compiling():
-        return None if call.mask is None else "torch.compile cannot follow how a mask is cut into tiles"
     if is_transformed():
         return "torch.func cannot look into its kernels"
     if forward_ad._current_level >= 0:

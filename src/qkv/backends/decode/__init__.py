@@ -50,6 +50,9 @@ def refuses(call: Call) -> str | None:
     grid = call.grid
     if grid.device.type != "cpu":
         return f"it runs on the CPU, not on {grid.device}"
+    # Before any number of positions is asked, which would tie a traced call to it.
+    if not are_concrete(call.query, call.key, call.value):
+        return "it reads memory itself, which torch.compile, torch.func and fake tensors cannot follow"
     rows = grid.queries * call.group
     if rows > MOST_ROWS:
         return f"{rows} rows of queries meet each key (its heads × queries), more than {MOST_ROWS}"
@@ -65,8 +68,6 @@ def refuses(call: Call) -> str | None:
         return "it has no dropout"
     if call.needs_gradient or (torch.is_grad_enabled() and not _is_fixed(call)) or forward_ad._current_level >= 0:
         return "it gives no gradients (with torch.no_grad(): ...)"
-    if not are_concrete(call.query, call.key, call.value):
-        return "it reads memory itself, which torch.compile, torch.func and fake tensors cannot follow"
     if 0 in (*call.query.shape, *call.key.shape, *call.value.shape):
         return "there are no pairs, or no features"
     if _folds(call):

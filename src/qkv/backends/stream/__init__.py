@@ -37,10 +37,11 @@ def refuses(call: Call) -> str | None:
         return f"it scores by dot products alone, softly capped or not, not by {call.score}"
     if not isinstance(call.select, Softmax | Sink):
         return f"it selects by softmax alone, with a sink or not, not by {call.select}"
-    if not _pays(call):
-        return "PyTorch's own attention is as fast without dropout, cap, sink, or many pairs with a bias or two widths"
+    # Before any number of positions is asked, which would tie a traced call to it.
     if not are_concrete(call.query, call.key, call.value):
         return "its tiles are cut by plain Python, which torch.compile, torch.func and fake tensors cannot follow"
+    if not _pays(call):
+        return "PyTorch's own attention is as fast without dropout, cap, sink, or many pairs with a bias or two widths"
     if 0 in (*call.query.shape, *call.key.shape, *call.value.shape):
         return "there are no pairs, or no features"
     return no_kernels()
