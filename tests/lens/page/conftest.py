@@ -27,7 +27,7 @@ def visit(contexts, tmp_path):
 
     def open_page(views, title="A model", budget=2_850_000, **options):
         path = tmp_path / "page.html"
-        write_page(path, views, title=title, subtitle=title, budget=budget)
+        write_page(path, views, title=title, subtitle=title or "", budget=budget)
         page = contexts(**{"viewport": {"width": 1280, "height": 900}, "locale": "en-US", **options}).new_page()
         pages.append(page)
         page.on("console", lambda message: complaints.append(message.text))
