@@ -8,8 +8,8 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from qkv.lens.heads import habits, telling
-from qkv.lens.reading import read
 from qkv.lens.look import look_at
+from qkv.lens.reading import read
 from qkv.lens.terminal import comparison_table, console, flow_lines, heads_table, heatmap, telling_table, text_map
 from qkv.lens.words import compare
 

@@ -232,7 +232,7 @@ def test_a_small_budget_costs_exactness_and_says_so():
     weights = softmax((2, 2, 128, 128))
     exact, coarse = (
         data_of(render_page([view(128, weights=weights)], title="t", budget=budget))["views"][0]
-        for budget in (2_850_000, 40_000)
+        for budget in (2_800_000, 40_000)
     )
     assert exact["error"] < coarse["error"] < 0.05
     assert np.abs(decode(coarse) - weights).max() <= coarse["error"]

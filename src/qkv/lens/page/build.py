@@ -44,7 +44,7 @@ def render_page(
     *,
     title: str | None = None,
     subtitle: str = "",
-    budget: int = 2_850_000,
+    budget: int = 2_800_000,
     language: str | None = None,
 ) -> str:
     """Return the page as HTML that needs nothing but itself; it opens in a language ("en", "zh") or the browser's.
@@ -98,7 +98,7 @@ def write_page(
     *,
     title: str | None = None,
     subtitle: str = "",
-    budget: int = 2_850_000,
+    budget: int = 2_800_000,
     language: str | None = None,
     overwrite: bool = False,
 ) -> int:
