@@ -71,7 +71,7 @@ Lang = Annotated[
 def see(
     texts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="TEXT...", help="Sentences to read, each in quotes; a vision model's pictures."),
+        typer.Argument(metavar="TEXT...", help="Sentences, each in quotes, or text files; a vision model's pictures."),
     ] = None,
     model: Annotated[
         str | None,

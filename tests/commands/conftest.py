@@ -3,11 +3,14 @@
 import os
 
 import pytest
+import torch
 from small_labs import small
+from tokenizers import Tokenizer, models, pre_tokenizers
 
+import qkv as package
 from qkv import cli
 
-__all__ = ["corpus", "qkv", "small"]
+__all__ = ["corpus", "folder", "qkv", "small"]
 
 TEXT = "The cat chased a small grey mouse into its hole. The dog saw the cat and barked at it all day long.\n"
 
@@ -41,3 +44,15 @@ def corpus(tmp_path):
     path = tmp_path / "corpus.txt"
     path.write_text(TEXT * 60)
     return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A tiny BERT, as it is saved: one layer of two heads."""
+    torch.manual_seed(0)
+    words = ["[PAD]", "[UNK]", "the", "mouse", "cat", "click"]
+    tokenizer = Tokenizer(models.WordPiece({word: at for at, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    bert = package.Bert(package.BertConfig(6, width=8, layers=1, heads=2, feed_forward=16, positions=16))
+    package.save_bert(bert, tmp_path / "bert", tokenizer=tokenizer)
+    return str(tmp_path / "bert")

@@ -6,25 +6,11 @@ import re
 import pytest
 import torch
 from architectures import ENCODERS, PICTURES, tiny
-from tokenizers import Tokenizer, models, pre_tokenizers
 
-import qkv as package
 from qkv.commands import see as module
 
 # Typer gives None where the shape checks want what is written.
 pytestmark = pytest.mark.unhooked
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """A tiny BERT, as it is saved: one layer of two heads."""
-    torch.manual_seed(0)
-    words = ["[PAD]", "[UNK]", "the", "mouse", "cat", "click"]
-    tokenizer = Tokenizer(models.WordPiece({word: at for at, word in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    bert = package.Bert(package.BertConfig(6, width=8, layers=1, heads=2, feed_forward=16, positions=16))
-    package.save_bert(bert, tmp_path / "bert", tokenizer=tokenizer)
-    return "bert"
 
 
 @pytest.fixture
@@ -130,3 +116,17 @@ def test_an_index_in_chinese(qkv, folder, corpus):
     assert told == "qkv: words：--layers 必须是用逗号分开的数字；实际为：'a'\n"
     told = qkv("words", corpus, "--out", "other", "--lang", "fr")[2]
     assert told == "qkv: words: --lang must be one of en, zh; got 'fr'\n"
+
+
+def test_a_text_file_is_read(qkv, folder, tmp_path):
+    (tmp_path / "story.txt").write_text("the cat\nclick the mouse\n")
+    # A word is no file's name, though there is such a file.
+    (tmp_path / "cat").write_text("the mouse")
+    status, out, err = qkv("see", "story.txt", "cat", "--model", folder, "--json", "numbers.json")
+    assert status == 0, err
+    assert [one["text"] for one in json.loads((tmp_path / "numbers.json").read_text())["texts"]] == [
+        "the cat\nclick the mouse", "cat"
+    ]  # fmt: skip
+    (tmp_path / "noise.dat").write_bytes(bytes(range(256)))
+    status, _, err = qkv("see", "noise.dat", "--model", folder)
+    assert status == 1 and re.search(r"noise\.dat.* must hold text", err)

@@ -3,8 +3,6 @@
 import json
 
 import pytest
-import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
 
 import qkv
 from qkv.commands.words import index_words
@@ -12,18 +10,6 @@ from qkv.errors import ArgumentError, FileError
 from qkv.lens.index import Words
 from qkv.lens.reading import read
 from qkv.lens.see import see
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """A tiny BERT, as it is saved."""
-    torch.manual_seed(0)
-    words = ["[PAD]", "[UNK]", "the", "mouse", "cat", "click"]
-    tokenizer = Tokenizer(models.WordPiece({word: at for at, word in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    bert = qkv.Bert(qkv.BertConfig(6, width=8, layers=1, heads=2, feed_forward=16, positions=16))
-    qkv.save_bert(bert, tmp_path / "bert", tokenizer=tokenizer)
-    return str(tmp_path / "bert")
 
 
 def test_a_corpus_is_indexed_and_asked(folder, tmp_path, capsys, monkeypatch):

@@ -6,7 +6,7 @@ import torch
 
 import qkv
 from qkv.errors import ArgumentError, ShapeError, UnsupportedError
-from qkv.lens.flow import Flow, residual_share, rollout
+from qkv.lens.flow import Flow, reached, residual_share, rollout
 
 
 def map_of(weights):
@@ -108,3 +108,16 @@ def test_a_model_without_layers_is_refused():
     rule = r"hold self-attention in a list of layers, each with a linear layer after its heads; got "
     with pytest.raises(UnsupportedError, match=rf"^residual_share: model must {rule}Linear$"):
         residual_share(torch.nn.Linear(2, 2), torch.zeros(1, 2))
+
+
+def test_what_reaches_one_position_is_a_row_of_the_rollout(monkeypatch):
+    torch.manual_seed(0)
+    mask = qkv.causal() & qkv.padding(keys=torch.tensor([6, 4]), queries=torch.tensor([6, 4]))
+    maps = [qkv.attention_map(torch.randn(2, 3, 6, 4), torch.randn(2, 3, 6, 4), mask=mask) for _ in range(3)]
+    monkeypatch.setattr("qkv.lens.heads.TILE_NUMBERS", 1)
+    for query in range(6):
+        torch.testing.assert_close(reached(maps, query), rollout(maps)[-1, :, query])
+    with pytest.raises(ArgumentError, match=r"^reached: query must lie in 0\.\.5; got 6$"):
+        reached(maps, 6)
+    with pytest.raises(ArgumentError, match=r"^reached: maps must hold a map for each layer; got none$"):
+        reached([], 0)

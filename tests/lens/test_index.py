@@ -4,22 +4,13 @@ import os
 
 import pytest
 import torch
+from mouse_texts import TEXTS
 
 import qkv
 from qkv.errors import ArgumentError, FileError
 from qkv.lens.index import Words
 from qkv.lens.indexing import words
 from qkv.lens.reading import read
-
-TEXTS = [
-    "the cat playing the mouse .",
-    "click the mouse",
-    "",
-    "The Mouse click .",
-    "鼠标 click",
-    "鼠 鼠标 cat",
-    ". . .",
-]
 
 
 @pytest.fixture

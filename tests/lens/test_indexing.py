@@ -10,20 +10,11 @@ import architectures
 import numpy as np
 import pytest
 import torch
+from mouse_texts import TEXTS
 
 import qkv
 from qkv.errors import ArgumentError, FileError, KindError, UnsupportedError
 from qkv.lens.indexing import plan, words
-
-TEXTS = [
-    "the cat playing the mouse .",
-    "click the mouse",
-    "",
-    "The Mouse click .",
-    "鼠标 click",
-    "鼠 鼠标 cat",
-    ". . .",
-]
 
 
 def test_places_of_a_frequent_word_are_spread(bert, tokenizer, tmp_path):

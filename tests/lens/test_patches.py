@@ -121,3 +121,11 @@ def test_a_processor_that_is_missing_or_broken_says_so(tmp_path):
     (tmp_path / "preprocessor_config.json").write_text('{"image_processor_type": "NoSuch"}')
     with pytest.raises(FileError, match=r"preprocessor_config\.json must describe an image processor of transformers"):
         load_image_processor(tmp_path)
+
+
+def test_a_vision_model_that_computes_no_numbers_is_refused(processor, path):
+    model = tiny(PICTURES["vit"])
+    with torch.no_grad():
+        next(model.parameters()).fill_(torch.inf)
+    with pytest.raises(UnsupportedError, match=r"^read_patches: model must give finite vectors; got NaN or infinity "):
+        read_patches(model, processor, path)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tokenizers import processors
 
-from qkv.errors import ArgumentError
+from qkv.errors import ArgumentError, UnsupportedError
 from qkv.lens.reading import read
 
 
@@ -46,3 +46,11 @@ def test_a_text_that_the_tokenizer_makes_nothing_of_is_refused(model, tokenizer)
         match=r"^read: text must hold a token; got '\\u200b' \(the model's tokenizer makes no token of it\)$",
     ):
         read(model, tokenizer, "\u200b")
+
+
+def test_a_model_that_computes_no_numbers_is_refused(bert, tokenizer):
+    with torch.no_grad():
+        bert.layers[1].attention.output.weight.fill_(torch.nan)
+    got = r"NaN or infinity after layer 1 \(its weights may be broken, or too large for their type\)$"
+    with pytest.raises(UnsupportedError, match=r"^read: model must give finite vectors; got " + got):
+        read(bert, tokenizer, "the cat")

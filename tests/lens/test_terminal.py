@@ -8,8 +8,9 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from qkv.lens.heads import habits, telling
+from qkv.lens.look import look_at
 from qkv.lens.reading import read
-from qkv.lens.terminal import comparison_table, console, heads_table, heatmap, telling_table
+from qkv.lens.terminal import comparison_table, console, flow_lines, heads_table, heatmap, telling_table, text_map
 from qkv.lens.words import compare
 
 
@@ -55,6 +56,24 @@ def test_hostile_tokens_cannot_drive_the_terminal(model, tokenizer):
     text = shown(heatmap(reading, 0, 0, 80)) + shown(table)
     assert "\x1b" not in text and "\x07" not in text and "\u202e" not in text
     assert "bold" in text
+
+
+def test_a_word_without_end_is_cut_everywhere(model, tokenizer):
+    reading = read(model, tokenizer, "cat " + "x" * 100_000 + " mouse")
+    look = look_at(reading)
+    parts = text_map(reading, look, 80), telling_table(reading, look.telling)
+    parts += (
+        flow_lines(reading, 0, torch.ones(len(reading.labels)) / len(reading.labels), ()),
+        heatmap(reading, 0, 0, 80),
+    )
+    for part in parts:
+        assert len(shown(part)) < 5_000
+
+
+def test_what_is_unknown_is_listed_once_and_not_without_end(model, tokenizer):
+    reading = read(model, tokenizer, " ".join(f"w{at % 30}" for at in range(90)))
+    told = " ".join(shown(text_map(reading, look_at(reading), 80)).split())
+    assert "it sees [UNK]: w0 w1 w2 " in told and " w19 and 10 more layer " in told
 
 
 def test_the_telling_heads_are_listed_with_their_links(model, tokenizer):

@@ -17,6 +17,7 @@ from qkv.lens.patches import read_patches
 from qkv.lens.reading import Reading, read
 from qkv.lens.see import check_asked, check_place, effects_of, flows_of, see
 from qkv.models.pretrained import default_folder
+from qkv.text.corpus import each_file, read_texts
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 """How files' names end that hold pictures, never a sentence."""
@@ -79,10 +80,20 @@ def _read(
         if text.lower().endswith(PICTURES) and os.path.isfile(text):
             fix = "a vision model, such as a ViT, sees pictures: --model FOLDER"
             raise ArgumentError(must("see", "TEXT", "be a sentence", f"the picture {text!r}", fix))
+    texts = [text_of(text) for text in texts]
     reading, tokenizer = load_any("see", model or folder)
     if corpus is not None:
         corpus.check(reading, tokenizer)
     return reading, [read(reading, tokenizer, text, asked.target) for text in texts]
+
+
+def text_of(text: str) -> str:
+    """Give a text, or what stands in the file that it names; a name without a suffix is a word.
+
+    Raises: FileError for a file that holds no text.
+    """
+    is_file = bool(Path(text).suffix) and os.path.isfile(text)
+    return "\n".join(read_texts(text, split=each_file)) if is_file else text
 
 
 def _check_pictures(texts: Sequence[str], kind: str, asked: Asked) -> None:

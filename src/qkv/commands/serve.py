@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from qkv.commands.see import text_of
 from qkv.commands.trained import load_any
 from qkv.errors import ArgumentError, must
 from qkv.lens.reading import Reading, read
@@ -22,6 +23,7 @@ def serve_models(
     Raises: as `serve`, before any model is loaded; FileError for what cannot be loaded.
     """
     check_served(port)
+    texts = [text_of(text) for text in texts]
     models = {}
     for name in names:
         model, tokenizer = load_any("see", name or default_folder())

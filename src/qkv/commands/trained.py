@@ -128,5 +128,5 @@ def check_see(see: Path | None) -> None:
 
 def show(see: Path, views: list[View], subtitle: str) -> None:
     """Write the page and say where it is."""
-    size = write_page(see, views, title="Attention", subtitle=subtitle)
+    size = write_page(see, views, subtitle=subtitle)
     print(f"page: {see} ({size / 1e6:.2f} MB), open it in a browser")

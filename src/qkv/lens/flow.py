@@ -31,13 +31,7 @@ def rollout(
     Raises: ArgumentError without a map, or if it would take more than `limit` bytes; ShapeError unless the maps are
     those of layers that attend to themselves.
     """
-    if not maps:
-        raise ArgumentError(must("rollout", "maps", "hold a map for each layer", "none"))
-    batch, count = maps[0].grid.batch, maps[0].grid.queries
-    for layer, seen in enumerate(maps):
-        if (*seen.grid.batch, seen.grid.queries, seen.grid.keys) != (*batch, count, count):
-            rule = f"have {count} queries and as many keys, of the batch {list(batch)}"
-            raise ShapeError(must("rollout", f"maps[{layer}]", rule, list(seen.shape)))
+    batch, count = _check_stack("rollout", maps)
     dtype = wide(maps[0].query.dtype)
     shape = (len(maps), *batch, count, count)
     if (bytes_ := torch.Size(shape).numel() * dtype.itemsize) > limit:
@@ -54,6 +48,43 @@ def rollout(
             after[..., rows, :] = torch.where(total == 0, kept, (moved + kept) / 2)
         before = after
     return shares
+
+
+@torch.no_grad()
+def reached(maps: Sequence[AttentionMap], query: int) -> Float[Tensor, "*batch positions"]:
+    """Follow attention to one position alone: the row of `rollout`'s last layer, e (½ Āₗ + ½ I) … (½ Ā₁ + ½ I).
+
+    Cost: O(layers·heads·positions²·dim) time, linear memory: of a text of any length, where `rollout` holds a square a
+    layer.
+    Raises: as `rollout`; ArgumentError for a query that is not there.
+    """
+    batch, count = _check_stack("reached", maps)
+    if not 0 <= query < count:
+        raise ArgumentError(must("reached", "query", f"lie in 0..{count - 1}", query))
+    share = torch.zeros((*batch, count), dtype=wide(maps[0].query.dtype), device=maps[0].grid.device)
+    share[..., query] = 1
+    for seen in reversed(maps):
+        moved, kept = torch.zeros_like(share), share.clone()
+        for rows, weights in tiles(seen):
+            mean = weights.mean(-3)
+            total = mean.sum(-1)
+            half = torch.where(total == 0, 0, share[..., rows] / 2)
+            kept[..., rows] -= half
+            moved += ((half / torch.where(total == 0, 1, total))[..., None, :] @ mean)[..., 0, :]
+        share = kept + moved
+    return share
+
+
+def _check_stack(function: str, maps: Sequence[AttentionMap]) -> tuple[tuple[int, ...], int]:
+    """Give the batch and the positions of layers that attend to themselves, or raise what is wrong with them."""
+    if not maps:
+        raise ArgumentError(must(function, "maps", "hold a map for each layer", "none"))
+    batch, count = maps[0].grid.batch, maps[0].grid.queries
+    for layer, seen in enumerate(maps):
+        if (*seen.grid.batch, seen.grid.queries, seen.grid.keys) != (*batch, count, count):
+            rule = f"have {count} queries and as many keys, of the batch {list(batch)}"
+            raise ShapeError(must(function, f"maps[{layer}]", rule, list(seen.shape)))
+    return batch, count
 
 
 @dataclass(frozen=True, eq=False)

@@ -87,7 +87,7 @@ class Framed:
 
 
 def show(
-    what: Viewable | View | Iterable[View], *, height: int = HEIGHT, widget: bool | None = None, budget: int = 2_850_000
+    what: Viewable | View | Iterable[View], *, height: int = HEIGHT, widget: bool | None = None, budget: int = 2_800_000
 ) -> Any:
     """Show a reading, what was watched, or views, in a notebook's cell.
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from qkv.core.map import AttentionMap
 from qkv.errors import UnsupportedError, must
 from qkv.lens.page import Image
-from qkv.lens.reading import Reading, check_seen, sees_pictures
+from qkv.lens.reading import Reading, check_finite, check_seen, sees_pictures
 from qkv.lens.watch import watch
 from qkv.text.pictures import open_picture
 
@@ -32,7 +32,7 @@ def read_patches(model: Any, processor: Any, path: str | PathLike[str]) -> Readi
     The picture that is kept is the one that the model saw: resized and cropped as its image processor does.
 
     Raises: FileError for a file that is no picture; UnsupportedError for a model that takes none, whose layers cannot
-    be seen, or see windows of the picture alone.
+    be seen, or see windows of the picture alone, or that computes what is no number.
     """
     function = "read_patches"
     if not sees_pictures(model):
@@ -43,6 +43,7 @@ def read_patches(model: Any, processor: Any, path: str | PathLike[str]) -> Readi
     with watch(model) as seen:
         made = model(batch, output_hidden_states=True)
     check_seen(seen)
+    check_finite(function, made.hidden_states)
     maps = list(seen.layers.values())
     rows, columns = _grid(model, batch)
     before = _check_whole(model, maps, rows, columns)

@@ -108,7 +108,8 @@ def read(model: Encoder | nn.Module, tokenizer: Tokenizer, text: str, target: st
     A translator, or an encoder with a decoder, writes the target itself unless one is given.
 
     Raises: ArgumentError if the text holds no token, or more than the model has positions for, or for a target of a
-    model that has none; UnsupportedError for a model of another kind, or one whose layers cannot be seen.
+    model that has none; UnsupportedError for a model of another kind, one whose layers cannot be seen, or one that
+    computes what is no number.
     """
     for name, given in (("text", text), ("target", target)):
         if given is not None and not given.strip():
@@ -121,7 +122,10 @@ def read(model: Encoder | nn.Module, tokenizer: Tokenizer, text: str, target: st
         raise UnsupportedError(must("read", "model", "be one that reads text", type(model).__name__, fix))
     for kind, adapter in _ADAPTERS:
         if kind(model):
-            return adapter(model, tokenizer, encodable(text), None if target is None else encodable(target))
+            made = adapter(model, tokenizer, encodable(text), None if target is None else encodable(target))
+            for part in (made.source, made):
+                check_finite("read", [] if part is None else part.hidden)
+            return made
     fix = "a Bert, Gpt, Transformer or Recurrent of qkv, or a model of transformers"
     raise UnsupportedError(must("read", "model", "be one that reads text", type(model).__name__, fix))
 
@@ -226,6 +230,15 @@ def check_seen(seen: Seen) -> None:
         if "only in part" in why:
             fix = "load the model without its prefix, or see with qkv.watch(model) what the queries see beside it"
         raise UnsupportedError(must("read", "every layer", "attend where it can be seen, and wholly", why, fix))
+
+
+def check_finite(function: str, hidden: Sequence[Tensor]) -> None:
+    """Raise UnsupportedError for NaN or infinity, of which no attention can be told."""
+    for layer, vectors in enumerate(hidden):
+        if not bool(vectors.isfinite().all()):
+            where = "before layer 0" if layer == 0 else f"after layer {layer - 1}"
+            fix = "its weights may be broken, or too large for their type"
+            raise UnsupportedError(must(function, "model", "give finite vectors", f"NaN or infinity {where}", fix))
 
 
 def _positions(config: Any) -> int | None:

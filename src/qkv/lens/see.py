@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from qkv.errors import ArgumentError, UnsupportedError, must
 from qkv.files import check_writable, contains, write_whole
 from qkv.lens.ablate import Effect, Measure, Prediction, Vector, effects
-from qkv.lens.flow import Flow, residual_share, rollout
+from qkv.lens.flow import Flow, reached, residual_share, rollout
 from qkv.lens.heads import ORDERS, text_of
 from qkv.lens.index import Nearest, Words
 from qkv.lens.language import Say, english
@@ -88,7 +88,8 @@ class Sights:
     pairs: list[Reading]
     """What was made from a source."""
     looks: list[Look]
-    shares: list[Float[Tensor, "_ _"] | None]
+    shares: list[Float[Tensor, " _"] | None]
+    """What reaches the query that is looked at."""
     word: str | None = None
     comparison: Comparison | None = None
     nearest: list[Nearest] = field(default_factory=list)
@@ -146,12 +147,11 @@ def see(
         screen.print(f"\n{say(f'depth {depth}: the tiles take at most {size}', f'{depth} 级细节：图块最多占 {size}')}")
         written = _write_map(out, sights, depth, language)
     else:
-        tables = [table for _, table in effects]
         views = sheet(
-            selves, sights.looks, pairs=pairs, effects=tables,
+            selves, sights.looks, pairs=pairs, effects=effects,
             word=word, comparison=sights.comparison, nearest=sights.nearest,
         )  # fmt: skip
-        written = write_page(out, views, title="Attention", subtitle=model, language=language)
+        written = write_page(out, views, subtitle=model, language=language)
     place, size = printable(str(out)), f"{written / 1e6:.2f} MB"
     told = say(f"page: {place} ({size}), open it in a browser", f"网页：{place}（{size}），请用浏览器打开")
     screen.print(f"\n{told}", soft_wrap=True)
@@ -171,7 +171,10 @@ def _sights(
     for number, reading in enumerate(readings):
         here = [] if comparison is None else [place for place in comparison.places if place.reading == number]
         looks.append(look_at(reading, layer, head, [token for place in here for token in place.tokens]))
-    shares = [rollout(reading.maps)[-1, 0] if _is_stack(reading) else None for reading in readings]
+    shares = [
+        reached(reading.maps, look.query or 0).flatten(0, -2)[0] if _is_stack(reading) else None
+        for reading, look in zip(readings, looks, strict=True)
+    ]
     nearest = [] if index is None or word is None else _nearest(readings, word, index)
     return Sights(readings, pairs, looks, shares, word, comparison, nearest)
 
@@ -225,7 +228,7 @@ def _numbers(
         numbers_of_text(
             reading,
             sights.looks[number],
-            sights.shares[number],
+            rollout(reading.maps)[-1, 0] if _is_stack(reading) else None,
             flows[number] if flows else None,
             effects[number] if effects else None,
         )

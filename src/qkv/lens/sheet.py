@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from qkv.lens.ablate import Effect
+from qkv.lens.ablate import Effect, Measure
 from qkv.lens.index import Nearest
 from qkv.lens.look import Look
 from qkv.lens.page.view import MOST_PLACES, Projection, View
@@ -18,7 +18,7 @@ def sheet(
     looks: Sequence[Look],
     *,
     pairs: Sequence[Reading] = (),
-    effects: Sequence[Sequence[Effect]] = (),
+    effects: Sequence[tuple[Measure, Sequence[Effect]]] = (),
     word: str | None = None,
     comparison: Comparison | None = None,
     nearest: Sequence[Nearest] = (),
@@ -29,7 +29,9 @@ def sheet(
     """
     own = None if word is None or comparison is None else _project(readings, word, comparison)
     found = [
-        _view(reading, look, pairs, effects[number] if effects else (), _project_corpus(reading, word, nearest) or own)
+        _view(
+            reading, look, pairs, effects[number] if effects else None, _project_corpus(reading, word, nearest) or own
+        )
         for number, (reading, look) in enumerate(zip(readings, looks, strict=True))
     ]
     return found + [_across(pair) for pair in pairs]
@@ -39,7 +41,7 @@ def _view(
     reading: Reading,
     look: Look,
     pairs: Sequence[Reading],
-    effects: Sequence[Effect],
+    effects: tuple[Measure, Sequence[Effect]] | None,
     projection: Projection | None,
 ) -> View:
     found = {id(part): (pair, name) for pair in pairs for part, name in ((pair.source, "encoder"), (pair, "decoder"))}
@@ -55,7 +57,8 @@ def _view(
         words=() if reading.image else word_ranges(reading.text, reading.spans, reading.special),
         features=[features(seen) for seen in reading.maps],
         habits=look.habits,
-        effects=effects,
+        effects=() if effects is None else effects[1],
+        measured="" if effects is None else effects[0].unit,
         projection=projection,
         group=None if pair is None else _name(pair),
         part=part,

@@ -44,6 +44,9 @@ CHINESE = {
 }  # fmt: skip
 """What Chinese calls the telling heads, and what a change is measured by."""
 
+MOST_UNKNOWN = 20
+"""How many of the tokens that a model does not know are listed."""
+
 ROWS = 64
 """Rows of a heatmap; a longer text is pooled."""
 
@@ -53,7 +56,7 @@ def why(reading: Reading, link: tuple[int, int, float] | None, say: Say = englis
     if link is None:
         return say("the sharpest", CHINESE["sharpest"])
     query, key, weight = link
-    return f"{printable(reading.labels[query])}→{printable(reading.labels[key])} {weight:.0%}"
+    return f"{_token(reading, query)}→{_token(reading, key)} {weight:.0%}"
 
 
 def text_map(reading: Reading, look: Look, width: int, say: Say = english) -> RenderableType:
@@ -61,9 +64,12 @@ def text_map(reading: Reading, look: Look, width: int, say: Say = english) -> Re
     drawn = heatmap(reading, look.layer, look.head, width, why(reading, look.link, say), say)
     if not reading.unknown:
         return drawn
-    names = " ".join(printable(reading.labels[token]) for token in reading.unknown)
+    names = list(dict.fromkeys(_token(reading, token) for token in reading.unknown))
+    listed = " ".join(names[:MOST_UNKNOWN])
+    if (more := len(names) - MOST_UNKNOWN) > 0:
+        listed += say(f" and {more} more", f"，另有 {more} 个")
     told = say("Not in the model's vocabulary, so that it sees [UNK]: ", "不在模型的词表里，模型看到的是 [UNK]：")
-    return Group(Text(told + names), drawn)
+    return Group(Text(told + listed), drawn)
 
 
 def picture_map(reading: Reading, look: Look, width: int, say: Say = english) -> RenderableType:
@@ -72,7 +78,7 @@ def picture_map(reading: Reading, look: Look, width: int, say: Say = english) ->
     assert image is not None
     weights = reading.maps[look.layer].head(look.head)[..., query : query + 1, image.before :]
     cell = max(1, min(4, (width - 1) // image.columns))
-    name = printable(reading.labels[query])
+    name = _token(reading, query)
     title = Text(f"{printable(reading.text)}\n", style="italic")
     told = say(
         f"layer {look.layer}, head {look.head}: where {name} looks in {image.rows} × {image.columns} patches",
@@ -97,7 +103,7 @@ def heatmap(reading: Reading, layer: int, head: int, width: int, why: str = "", 
     cell then shows the largest weight in its box.
     """
     seen = reading.maps[layer].head(head)
-    labels = [printable(label) for label in reading.labels]
+    labels = [_token(reading, token) for token in range(len(reading.labels))]
     count = len(labels)
     margin = min(LABEL, max(cell_len(label) for label in labels)) + 1
     told = f"layer {layer}, head {head}: queries down, keys across"
@@ -159,11 +165,11 @@ def alignment_table(pair: Reading, say: Say = english) -> RenderableType:
     table = Table(box=None, pad_edge=False)
     for name in (say("written", "写出"), say("looks at", "关注")):
         table.add_column(name, overflow="fold")
-    labels = [printable(label) for label in pair.source.labels]
+    labels = [_short(label) for label in pair.source.labels]
     for name, row in zip(pair.after, alignment(pair), strict=True):
         best = row.topk(min(3, len(labels)))
         shares = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        table.add_row(printable(name), ", ".join(f"{labels[at]} {share:.0%}" for at, share in shares if share >= 0.005))
+        table.add_row(_short(name), ", ".join(f"{labels[at]} {share:.0%}" for at, share in shares if share >= 0.005))
     title = f"“{_short(pair.source.text)}” → “{_short(pair.text)}”"
     title += say(": the last layer, mean of its heads", "：最后一层，各头平均")
     return Group(Text(title, style="italic"), table)
@@ -244,17 +250,17 @@ def effects_table(measure: Measure, table: Sequence[Effect], say: Say = english,
 def flow_lines(
     reading: Reading,
     query: int,
-    shares: Float[Tensor, "positions positions"] | None,
+    share: Float[Tensor, " positions"] | None,
     flows: Sequence[Flow] | str,
     say: Say = english,
 ) -> RenderableType:
     """Say what reaches a token through all layers, and what share of each layer the residual has."""
     lines = []
-    if shares is not None:
-        best = shares[query].topk(min(5, len(reading.labels)))
+    if share is not None:
+        best = share.topk(min(5, len(reading.labels)))
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        parts = ", ".join(f"{printable(reading.labels[key])} {share:.0%}" for key, share in pairs)
-        name = printable(reading.labels[query])
+        parts = ", ".join(f"{_token(reading, key)} {part:.0%}" for key, part in pairs)
+        name = _token(reading, query)
         told = say(f"Rollout: {name} after all layers holds {parts}", f"注意力流：经过所有层后，{name} 中含有 {parts}")
         lines.append(Text(told))
     if isinstance(flows, str):
@@ -267,8 +273,12 @@ def flow_lines(
 
 
 def _links(reading: Reading, head: Head, habit: str) -> str:
-    names = [printable(label) for label in reading.labels]
-    return ", ".join(f"{names[query]}→{names[key]} {weight:.0%}" for query, key, weight in links(reading, head, habit))
+    found = links(reading, head, habit)
+    return ", ".join(f"{_token(reading, query)}→{_token(reading, key)} {weight:.0%}" for query, key, weight in found)
+
+
+def _token(reading: Reading, token: int) -> str:
+    return _short(reading.labels[token])
 
 
 def comparison_table(
@@ -282,7 +292,7 @@ def comparison_table(
         reading = readings[place.reading]
         shown.append(f"  {_letter(number)}  ", style="bold")
         shown.append(_excerpt(reading, place.tokens, width - 6) + "\n")
-    name = printable(word)
+    name = _short(word)
     told = say(f"“{name}” in context: the cosine of its vectors, layer by layer", f"语境中的“{name}”：逐层向量的余弦")
     title = Text(told, style="bold")
     if not pairs:
@@ -381,7 +391,8 @@ def _quote(text: str, start: int, stop: int, width: int) -> Text:
 
 
 def _short(text: str) -> str:
-    text = printable(" ".join(text.split()))
+    # Of a text without end, what could be shown.
+    text = printable(" ".join(text[:200].split()) or text[:200])
     return text if cell_len(text) <= 50 else set_cell_size(text, 49).rstrip() + "…"
 
 

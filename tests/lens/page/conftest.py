@@ -25,9 +25,9 @@ def visit(contexts, tmp_path):
     """Open the page of some views; afterwards nothing went wrong in it and it asked for nothing."""
     complaints, asked, pages = [], [], []
 
-    def open_page(views, title="A model", budget=2_850_000, **options):
+    def open_page(views, title="A model", budget=2_800_000, **options):
         path = tmp_path / "page.html"
-        write_page(path, views, title=title, subtitle=title, budget=budget)
+        write_page(path, views, title=title, subtitle=title or "", budget=budget)
         page = contexts(**{"viewport": {"width": 1280, "height": 900}, "locale": "en-US", **options}).new_page()
         pages.append(page)
         page.on("console", lambda message: complaints.append(message.text))

@@ -8,7 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
+from qkv.lens.ablate import Loss, Prediction, Vector
+from qkv.lens.heads import Head
 from qkv.lens.page import Image, Projection, View
+from qkv.lens.page.build import part
 
 PWN = "</script><img src=x onerror=\"window.__pwned=1;alert(1)\"><svg onload='window.__pwned=1'>"
 HOSTILE = [PWN, "", "\0", "\ud800", "שלום", "\u202eevil", "👩‍👩‍👧", "w" * 10_000_000, "]]>", "\u2028", "&lt;", "\uffff"]
@@ -165,7 +168,7 @@ def test_features_that_do_not_fit_are_left_out_and_it_is_said(visit):
     features, weights = attention(0, 60, 60, dim=64)
     page = visit([View("long", tokens, weights, start=(1, 0), features=features)], budget=130_000)
     open_tab(page, "pair")
-    assert page.locator("#pair-held").inner_text().startswith("The page holds queries and keys of 1.0.")
+    assert page.locator("#pair-held").inner_text().startswith("The page holds queries and keys of L1 H0.")
     page.keyboard.press("Shift+ArrowRight")
     page.wait_for_function("() => document.getElementById('pair-reading').innerText.includes('left out')")
 
@@ -230,6 +233,32 @@ def test_effects_stand_beside_their_patterns(visit):
     assert rows.nth(0).locator("th, td").all_inner_texts() == ["Layer 1", "9.00", PWN]
     assert rows.nth(1).locator("th, td").all_inner_texts() == ["Layer 0 · Head 0", "1.50", "off"]
     assert (rows.nth(0).locator("canvas").count(), rows.nth(1).locator("canvas").count()) == (0, 1)
+
+
+def test_what_a_change_is_measured_by_is_said_in_both_languages(visit):
+    page = visit([replace(full_view(), measured=Vector.unit)])
+    open_tab(page, "effects")
+    assert "Change: 1 − the cosine of the vector" in page.locator("#effects-note").inner_text()
+    page.locator("#language").click()
+    assert "变化：1 − 向量与原来的余弦" in page.locator("#effects-note").inner_text()
+    assert {Prediction.unit, Vector.unit, Loss.unit} == set(re.findall('^  "(.+)": {', part("script/effects.js"), re.M))
+
+
+def test_a_page_without_a_title_is_named_in_both_languages(visit):
+    page = visit([full_view()], title=None)
+    assert page.locator("#title").inner_text() == "Attention"
+    page.locator("#language").click()
+    assert page.locator("#title").inner_text() == "注意力"
+
+
+def test_a_number_that_is_exactly_nothing_is_so_however_coarse_the_weights(visit):
+    view = full_view()
+    rows = [Head(0, 0, 1.0, 0.0, 0.5, 0.0, 0.0, 0.0, 0.0, 1.0)]
+    page = visit([replace(view, habits=rows, features=(), effects=())], budget=460)
+    open_tab(page, "habits")
+    shown = page.locator("#panel-habits tbody").inner_text().split()
+    assert float(re.search(r"±([\d.]+)", page.locator("#exact").inner_text())[1]) > 0.01
+    assert "0%" in shown and "50.0%" in shown and not any("<" in one for one in shown)
 
 
 def test_words_are_merged(visit):

@@ -6,6 +6,7 @@ import html
 import json
 import os
 import re
+import zlib
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from typing import Any
@@ -39,12 +40,19 @@ class PageExistsError(FileError, FileExistsError):
 
 
 def render_page(
-    views: Iterable[View], *, title: str, subtitle: str = "", budget: int = 2_850_000, language: str | None = None
+    views: Iterable[View],
+    *,
+    title: str | None = None,
+    subtitle: str = "",
+    budget: int = 2_800_000,
+    language: str | None = None,
 ) -> str:
     """Return the page as HTML that needs nothing but itself; it opens in a language ("en", "zh") or the browser's.
 
-    A view's weights and features take at most `budget` bytes: the step is the finest that fits, and the page states
-    the error.
+    Without a title it is called attention, in its reader's language.
+
+    A view's weights, features and picture take at most `budget` bytes: the step is the finest that fits, and the page
+    states the error.
 
     Cost: O(layers·heads·queries·keys) time; memory of one layer, an eighth of the weights and the page.
     Raises: ArgumentError, ShapeError.
@@ -54,7 +62,7 @@ def render_page(
         raise ArgumentError(must("render_page", "views", "hold at least one view", "none", "pass [View(...)]"))
     packed = [pack_view(view, budget) for view in views]
     data = {"title": title, "subtitle": subtitle, "language": language, "views": packed}
-    return fill(part("page.html"), part("page.css"), bundle(), data, title)[0]
+    return fill(part("page.html"), part("page.css"), bundle(), data, title or "Attention")[0]
 
 
 def fill(template: str, style: str, script: str, data: Any, title: str, *allowed: str) -> tuple[str, str]:
@@ -88,9 +96,9 @@ def write_page(
     path: str | os.PathLike[str],
     views: Iterable[View],
     *,
-    title: str,
+    title: str | None = None,
     subtitle: str = "",
-    budget: int = 2_850_000,
+    budget: int = 2_800_000,
     language: str | None = None,
     overwrite: bool = False,
 ) -> int:
@@ -153,15 +161,17 @@ def _cut(text: str, longest: int) -> str:
 
 
 def pack_view(view: View, budget: int) -> dict[str, Any]:
-    """Pack a view as the script reads it, its weights and features in at most `budget` bytes."""
+    """Pack a view as the script reads it, its weights, features and picture in at most `budget` bytes."""
     measured = measure(view)
+    image = None if view.image is None else _pack_image(view.image)
+    budget -= 0 if image is None else len(image["pixels"])
     features, size = pack_features(view, measured, budget // FEATURES)
     packed, steps = fit(view, measured, budget - size)
     return {
         "title": _cut(view.title, LONGEST_TITLE),
         "tokens": [_cut(token, LONGEST_TOKEN) for token in view.tokens],
         "keys": None if view.keys is None else [_cut(key, LONGEST_TOKEN) for key in view.keys],
-        "image": None if view.image is None else _pack_image(view.image),
+        "image": image,
         "layers": measured.layers,
         "heads": measured.heads,
         "start": list(view.start),
@@ -172,6 +182,7 @@ def pack_view(view: View, budget: int) -> dict[str, Any]:
         "features": features,
         "habits": numbers(view.habits),
         "effects": numbers(view.effects),
+        "measured": _cut(view.measured, LONGEST_TOKEN),
         "projection": None if view.projection is None else _pack_projection(view.projection),
         "group": view.group,
         "part": view.part,
@@ -191,7 +202,11 @@ def _pack_image(image: Image) -> dict[str, Any]:
     pixels = np.rint(255 * np.asarray(image.pixels)).astype(np.uint8)
     height, width = pixels.shape[:2]
     grid = {"width": width, "height": height, "rows": image.rows, "columns": image.columns, "before": image.before}
-    return grid | {"colours": pixels.ndim == 3} | {"pixels": base64.b64encode(pixels.tobytes()).decode()}
+    # What changes from pixel to pixel is smaller than the pixels are.
+    steps = np.diff(pixels, axis=1, prepend=np.zeros_like(pixels[:, :1]))
+    deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
+    packed = base64.b64encode(deflate.compress(steps.tobytes()) + deflate.flush()).decode()
+    return grid | {"colours": pixels.ndim == 3, "pixels": packed}
 
 
 def _pack_projection(seen: Projection) -> dict[str, Any]:

@@ -94,7 +94,7 @@ class View:
     - `features`, a layer's queries [heads, queries, dim] and keys [heads, keys, dim] whose products sum to the scores,
       or None for a layer of which they are not known;
     - `habits` and `effects`, a dataclass a head with `layer`, `head` and numbers: what it does, and what changes
-      without it (`head` None: without the layer's attention);
+      without it (`head` None: without the layer's attention), `measured` by what these words say;
     - `projection`, a word in context;
     - views of one `group`, a text's `part` each ("encoder", "decoder", "cross"), stand beside one another.
     """
@@ -112,6 +112,7 @@ class View:
     features: Sequence[tuple[np.ndarray, np.ndarray] | None] = ()
     habits: Sequence[Any] = ()
     effects: Sequence[Any] = ()
+    measured: str = ""
     projection: Projection | None = None
     group: str | None = None
     part: str | None = None

@@ -31,7 +31,7 @@ from qkv.lens.subwords import word_ranges
 WEIGHTS = 5_000_000
 """A text with more weights than this, in all its heads, is shown by tiles."""
 
-BUDGET = 2_850_000
+BUDGET = 2_800_000
 """Bytes of a text's weights and features."""
 
 ROWS = 1024

@@ -8,8 +8,8 @@ const offer = () => {
 const begin = async () => {
   root.dataset.theme ??= matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
   if (!("DecompressionStream" in window)) throw new Error(text().old);
-  at("title").textContent = page.title && visible(page.title);
   at("subtitle").textContent = page.subtitle && visible(page.subtitle);
+  await unpackImages(page.views);
   offer();
   say();
   mix();

@@ -109,6 +109,7 @@ const explain = () => {
 const say = () => {
   const t = text();
   root.lang = t.lang;
+  at("title").textContent = page.title === null ? t.attention : visible(page.title);
   document.querySelectorAll("[data-text]").forEach((element) => (element.textContent = t[element.dataset.text]));
   at("heads-name").replaceChildren(t.heads, make("span", { className: "quiet note", textContent: t.headsNote }));
   Object.assign(at("language"), { textContent: t.other, lang: t.otherLang });

@@ -12,6 +12,7 @@ const turn = async ({ views, layer, head, language, theme, bare }) => {
   if (views) {
     page.views = views;
     if (began) {
+      await unpackImages(views);
       say();
       mix();
       offer();

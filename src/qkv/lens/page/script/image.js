@@ -10,17 +10,18 @@ const drawImage = () => {
   paintImage(context, [0, 0, canvas.width, canvas.height], open(), state.hover ?? state.pinned, Math.max(2, 2 * r));
 };
 
-// Every pixel as 0xrrggbb.
-const coloursOf = (image) =>
-  (image.shades ??= ((bytes) =>
-    Uint32Array.from({ length: image.width * image.height }, (_, i) =>
-      image.colours ? (bytes[3 * i] << 16) | (bytes[3 * i + 1] << 8) | bytes[3 * i + 2] : bytes[i] * 0x10101,
-    ))(Uint8Array.from(atob(image.pixels), (letter) => letter.charCodeAt(0))));
+// Every pixel as 0xrrggbb, from how each differs from the one to its left.
+const unpackImages = (views) => Promise.all(views.filter(({ image }) => image).map(async ({ image }) => {
+  const bytes = await unpack(image.pixels), deep = image.colours ? 3 : 1;
+  for (let i = 0; i < bytes.length; i++) if (i % (image.width * deep) >= deep) bytes[i] += bytes[i - deep];
+  image.shades = Uint32Array.from({ length: image.width * image.height }, (_, i) =>
+    image.colours ? (bytes[3 * i] << 16) | (bytes[3 * i + 1] << 8) | bytes[3 * i + 2] : bytes[i] * 0x10101);
+}));
 
 const bare = (image) => {
   if (!image.drawn) {
     const data = new ImageData(image.width, image.height);
-    coloursOf(image).forEach((pixel, i) => data.data.set([pixel >> 16, (pixel >> 8) & 255, pixel & 255, 255], 4 * i));
+    image.shades.forEach((pixel, i) => data.data.set([pixel >> 16, (pixel >> 8) & 255, pixel & 255, 255], 4 * i));
     image.drawn = make("canvas", { width: image.width, height: image.height });
     image.drawn.getContext("2d").putImageData(data, 0, 0);
   }
@@ -48,7 +49,7 @@ const veilOf = (level) => {
 const meansOf = (image) => {
   if (image.means) return image.means;
   const sums = Array.from({ length: image.rows * image.columns }, () => [0, 0, 0, 0]);
-  coloursOf(image).forEach((pixel, i) => {
+  image.shades.forEach((pixel, i) => {
     const row = Math.floor((Math.floor(i / image.width) * image.rows) / image.height);
     const sum = sums[row * image.columns + Math.floor(((i % image.width) * image.columns) / image.width)];
     [pixel >> 16, (pixel >> 8) & 255, pixel & 255, 1].forEach((value, at) => { sum[at] += value; });
@@ -68,7 +69,7 @@ const paintImage = (context, [x, y, wide, high], head, shown, line, small = fals
     });
     context.cells(mixed, image.columns, image.rows, [x, y, wide, high], hex);
   } else if (context.cells) {
-    context.cells(coloursOf(image), image.width, image.height, [x, y, wide, high], hex);
+    context.cells(image.shades, image.width, image.height, [x, y, wide, high], hex);
     light.forEach((level, part) => {
       const [r, g, b, share] = veilOf(level);
       context.globalAlpha = share;

@@ -6,7 +6,7 @@ const pair = tab({
     en: {
       tab: "Query and key", query: "Query", key: "Key", order: "In order", sort: "Largest first", sum: "sum",
       product: "product", score: "score",
-      held: (heads) => `The page holds queries and keys of ${heads}.`, every: "every head",
+      held: (heads) => `The page holds queries and keys of ${heads}.`, every: "every head", comma: ", ",
       missing: "Queries and keys of this head were left out, to keep the page small.",
       say: (feature, q, k, product, sum) => `Feature ${feature}: ${q} × ${k} = ${product}; the sum so far is ${sum}`,
       total: (query, key, score, weight) => `The score of ${query} and ${key} is ${score}, before any bias or mask; the weight is ${weight}.`,
@@ -16,7 +16,7 @@ const pair = tab({
     zh: {
       tab: "查询与键", query: "查询", key: "键", order: "按顺序", sort: "从大到小", sum: "累计和",
       product: "乘积", score: "分数",
-      held: (heads) => `本页存有${heads}的查询与键。`, every: "全部注意力头",
+      held: (heads) => `本页存有 ${heads} 的查询与键。`, every: "全部注意力头", comma: "、",
       missing: "为了控制文件大小，未保存此头的查询与键。",
       say: (feature, q, k, product, sum) => `特征 ${feature}：${q} × ${k} = ${product}；累计和 ${sum}`,
       total: (query, key, score, weight) => `${query} 与 ${key} 的分数为 ${score}（未加偏置与掩码）；权重为 ${weight}。`,
@@ -141,7 +141,7 @@ const pair = tab({
     at("pair-sort").textContent = pair.text.sort;
     at("pair-sort").setAttribute("aria-pressed", pair.sorted);
     const held = Object.keys(view.features.heads).map(Number);
-    const names = held.slice(0, 12).map((i) => `${Math.floor(i / view.heads)}.${i % view.heads}`).join(", ") + (held.length > 12 ? " …" : "");
+    const names = held.slice(0, 12).map((i) => `L${Math.floor(i / view.heads)} H${i % view.heads}`).join(pair.text.comma) + (held.length > 12 ? " …" : "");
     at("pair-held").textContent = `${pair.text.held(held.length === view.layers * view.heads ? pair.text.every : names)} ${pair.text.rounded}`;
     pair.stage.draw();
     if (!terms) return at("pair-reading").replaceChildren(pair.text.missing);

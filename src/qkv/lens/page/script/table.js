@@ -10,7 +10,7 @@ const measures = {
   same_word: { en: ["Same word", "weight on the other tokens that are the same word"], zh: ["相同的词", "对同一个词的其他词元的权重"] },
   first: { en: ["First", "weight on the first token"], zh: ["首词元", "对首个词元的权重"] },
   separator: { en: ["Separators", "weight on separators"], zh: ["分隔符", "对分隔符的权重"] },
-  change: { plain: true, en: ["Change", "what is measured, without it less with it"], zh: ["变化", "去掉后的度量减去原来的度量"] },
+  change: { plain: true, en: ["Change", "how much changes without it"], zh: ["变化", "去掉后改变了多少"] },
   before: { plain: true, bare: true, en: ["Before", "what is measured, with it"], zh: ["之前", "保留时的度量"] },
   after: { plain: true, bare: true, en: ["After", "what is measured, without it"], zh: ["之后", "去掉后的度量"] },
   name: { plain: true, en: ["Module", "its name in the model"], zh: ["模块", "在模型中的名称"] },
@@ -28,7 +28,7 @@ const tableOf = ({ rows, ...given }) => {
     return [...new Set(seen)].filter((name) => name !== "layer" && name !== "head").map(measured);
   };
   const wordsOf = () => [...new Set(rows(state.view).flatMap((row) => Object.keys(row).filter((name) => typeof row[name] === "string")))];
-  const write = ({ plain }, value) => (typeof value !== "number" ? "" : plain ? signed(value) : percent(value));
+  const write = ({ plain }, value) => (typeof value !== "number" ? "" : plain ? signed(value) : value === 0 ? "0%" : percent(value));
   const nameOf = ({ layer, head }) => (head === null || head === undefined ? text().layer(layer) : `${text().layer(layer)} · ${text().head(head)}`);
   const sorted = () => {
     const by = view.by, sign = view.down ? -1 : 1;
@@ -80,7 +80,7 @@ const tableOf = ({ rows, ...given }) => {
         line.classList.toggle("open", open);
         return line;
       });
-      view.note.textContent = view.text.note;
+      view.note.textContent = view.text.note + (view.more?.() ?? "");
       view.table.replaceChildren(make("thead", {}, top), make("tbody", {}, ...body));
     },
     pictures: () => [drawn()],

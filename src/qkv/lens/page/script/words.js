@@ -3,7 +3,7 @@
 const words = {
   en: {
     lang: "en", other: "中文", otherLang: "zh-Hans",
-    sentence: "Sentence", heads: "All heads", fit: "Fit", dark: "Dark", light: "Light", views: "Views",
+    attention: "Attention", sentence: "Sentence", heads: "All heads", fit: "Fit", dark: "Dark", light: "Light", views: "Views",
     merge: "Whole words", mergeNote: "Merge the parts of a word: the sum over a key’s parts, the mean over a query’s",
     headsNote: "layers down, heads across",
     layer: (n) => `Layer ${n}`, head: (n) => `Head ${n}`,
@@ -29,7 +29,7 @@ const words = {
   },
   zh: {
     lang: "zh-Hans", other: "English", otherLang: "en",
-    sentence: "句子", heads: "全部注意力头", fit: "适应", dark: "深色", light: "浅色", views: "视图",
+    attention: "注意力", sentence: "句子", heads: "全部注意力头", fit: "适应", dark: "深色", light: "浅色", views: "视图",
     merge: "合并成词", mergeNote: "合并一个词的各部分：键的各部分相加，查询的各部分取平均",
     headsNote: "纵向为层，横向为头",
     layer: (n) => `第 ${n} 层`, head: (n) => `第 ${n} 头`,
