@@ -24,9 +24,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    # torch.compile(fullgraph=True) cannot trace the shape checks, and they would answer a wrong argument first.
-    if config.option.markexpr != UNHOOKED:
+def pytest_plugin_registered(plugin: object) -> None:
+    # torch.compile(fullgraph=True) cannot trace the shape checks, and they would answer a wrong argument first. Told of
+    # the options as soon as this file is read, we come before another conftest that imports qkv.
+    if isinstance(plugin, pytest.Config) and plugin.known_args_namespace.markexpr != UNHOOKED:
         install_import_hook("qkv", "beartype.beartype")
 
 

@@ -122,7 +122,7 @@ def test_a_text_file_is_read(qkv, folder, tmp_path):
     (tmp_path / "story.txt").write_text("the cat\nclick the mouse\n")
     # A word is no file's name, though there is such a file.
     (tmp_path / "cat").write_text("the mouse")
-    status, out, err = qkv("see", "story.txt", "cat", "--model", folder, "--json", "numbers.json")
+    status, _, err = qkv("see", "story.txt", "cat", "--model", folder, "--json", "numbers.json")
     assert status == 0, err
     assert [one["text"] for one in json.loads((tmp_path / "numbers.json").read_text())["texts"]] == [
         "the cat\nclick the mouse", "cat"
