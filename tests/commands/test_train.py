@@ -197,8 +197,25 @@ def test_documents_end_with_any_tokenizer_that_has_an_end(qkv, corpus, tmp_path)
     assert ends[0] == ends[1] is not None
 
 
-def test_a_run_of_something_else_does_not_go_on(qkv, tmp_path):
+@pytest.mark.parametrize(
+    ("record", "got"),
+    [
+        ({}, "no choices"),
+        ({"about": 3}, "3"),
+        ({"about": {"data": None, "recipe": {}, "choices": {}}}, "KeyError: 'options'"),
+        (
+            {
+                "kind": "gpt",
+                "about": {"data": None, "recipe": {"depth": 3}, "choices": {}},
+                "options": {"seed": 0, "precision": "float32"},
+            },
+            "TypeError: ",
+        ),
+    ],
+)
+def test_a_run_of_something_else_does_not_go_on(qkv, tmp_path, record, got):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "run.json").write_text("{}")
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
     status, _, err = qkv("train", "gpt", "--out", "run", "--resume")
-    assert status == 1 and "run.json must say what it is about, as a run of this command does; got no choices" in err
+    assert status == 1 and err.count("\n") == 1
+    assert f"run.json must say what it is about, as a run of this command does; got {got}" in err

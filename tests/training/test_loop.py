@@ -174,6 +174,16 @@ def test_a_step_of_another_size_is_said(tmp_path, capsys):
     assert found.state["micro_batches"] == 3 and found.state["position"] == 2 * 3 + 3 * 2
 
 
+def test_a_state_of_another_version_is_named(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        patched.setattr("qkv.training.loop.random_states", dict)
+        train(TinyTask(), run, options(), shown=False)
+    text = r"state\.json must say where a training of this version stands; got no 'python'$"
+    with pytest.raises(FileError, match=text):
+        train(TinyTask(), run, options(), resume=True, shown=False)
+
+
 def test_tensorboard_is_looked_for_before_a_folder_is_made(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     text = r"^train: tensorboard must be installed; got no such package \(pip install tensorboard\)$"

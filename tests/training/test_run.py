@@ -42,6 +42,15 @@ def test_nothing_is_overwritten(tmp_path):
             create_run(tmp_path / name, {})
 
 
+def test_of_two_that_begin_at_once_one_is_refused(tmp_path, monkeypatch):
+    create_run(tmp_path / "run", {"kind": "first"})
+    # Neither had seen the other's.
+    monkeypatch.setattr("qkv.training.run.os.path.lexists", lambda path: False)
+    with pytest.raises(FileError, match=rf"^train: {tmp_path}/run must be new; got "):
+        create_run(tmp_path / "run", {"kind": "second"})
+    assert open_run(tmp_path / "run").record() == {"kind": "first"} and os.listdir(tmp_path) == ["run"]
+
+
 def test_what_is_no_run_is_named(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")

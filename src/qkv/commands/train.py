@@ -219,13 +219,21 @@ def _begun(kind: str, out: Path) -> dict[str, Any]:
     """Give what a run is about, and the options of its loop that need not be said again."""
     record = open_run(out, "train").record()
     before = record.get("about", {})
-    if lost := {"data", "recipe", "choices"} - before.keys():
-        rule = "say what it is about, as a run of this command does"
-        raise ArgumentError(must("train", f"{out}/run.json", rule, f"no {', '.join(sorted(lost))}"))
-    if record["kind"] != kind:
-        fix = f"qkv train {record['kind']} --out {out} --resume"
-        raise ArgumentError(must("train", "KIND", f"be {record['kind']}, as the run in {out} is", kind, fix))
-    return {**before, "loop": {name: record["options"][name] for name in ("seed", "precision")}}
+    rule = "say what it is about, as a run of this command does"
+    if not isinstance(before, dict) or (lost := {"data", "recipe", "choices"} - before.keys()):
+        got = f"no {', '.join(sorted(lost))}" if isinstance(before, dict) else before
+        raise ArgumentError(must("train", f"{out}/run.json", rule, got))
+    try:
+        before |= {"loop": {name: record["options"][name] for name in ("seed", "precision")}}
+        begun = record["kind"]
+        # What another version wrote, or a hand.
+        Recipe(**before["recipe"]), {**before["choices"]}
+    except (KeyError, TypeError) as error:
+        raise ArgumentError(must("train", f"{out}/run.json", rule, f"{type(error).__name__}: {error}")) from error
+    if begun != kind:
+        fix = f"qkv train {begun} --out {out} --resume"
+        raise ArgumentError(must("train", "KIND", f"be {begun}, as the run in {out} is", kind, fix))
+    return before
 
 
 def _check_unchanged(name: str, value: object, was: object, schedule: str) -> None:

@@ -11,11 +11,11 @@ from qkv.files import sync
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def whole_folder(path: Path, *, replace: bool = True) -> Iterator[Path]:
     """Give a temporary folder beside `path`; it takes that place once all that was written there is on the disk.
 
     No system swaps two folders in one step everywhere. A crash between the two renames leaves what stood at `path`
-    under another name, where `present` finds it.
+    under another name, where `present` finds it. Without `replace` a folder that holds something stays: OSError.
     """
     temporary, old = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp"), _aside(path)
     temporary.mkdir()
@@ -23,7 +23,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         yield temporary
         for inside in (*temporary.rglob("*"), temporary):
             sync_any(inside)
-        if path.exists():
+        if replace and path.exists():
             shutil.rmtree(old, ignore_errors=True)
             os.rename(path, old)
         os.rename(temporary, path)

@@ -23,7 +23,7 @@ import torch
 from qkv.errors import ArgumentError, must
 from qkv.folders import file_error
 from qkv.training import gradients
-from qkv.training.checkpoints import Checkpoint, newest_checkpoint, prune_checkpoints, save_checkpoint
+from qkv.training.checkpoints import STATE, Checkpoint, newest_checkpoint, prune_checkpoints, save_checkpoint
 from qkv.training.devices import Objective, accelerator_for
 from qkv.training.finite import check_losses, check_norm, check_validation
 from qkv.training.folder import whole_folder
@@ -138,10 +138,14 @@ class _Training:
             tensors, file = checkpoint.tensors("optimizer"), checkpoint.file("optimizer")
             load_optimizer_state(task.model, self.optimizer, tensors, file)
             state = checkpoint.state
-            self.step, self.position, self.loss = state["step"], state["position"], state["loss"]
-            if state["best"]:
-                self.best, self.best_step = state["best"]["loss"], state["best"]["step"]
-            restore_random_states(state["random"])
+            try:
+                self.step, self.position, self.loss = state["step"], state["position"], state["loss"]
+                if state["best"]:
+                    self.best, self.best_step = state["best"]["loss"], state["best"]["step"]
+                restore_random_states(state["random"])
+            except KeyError as error:
+                rule = "say where a training of this version stands"
+                raise file_error("train", checkpoint.folder / STATE, rule, f"no {error}") from error
 
     def run_to_end(self, progress: Shown, interrupt: Interrupt) -> Outcome:
         """Take the steps that are left, or those up to an interrupt."""

@@ -96,11 +96,13 @@ def create_run(folder: str | os.PathLike[str], record: Mapping[str, Any]) -> Run
         raise file_error("train", run.folder, "be new", _what(run.folder), fix)
     try:
         run.folder.parent.mkdir(parents=True, exist_ok=True)
-        with whole_folder(run.folder) as temporary:
+        # Another training may have begun here a moment ago.
+        with whole_folder(run.folder, replace=False) as temporary:
             (temporary / "checkpoints").mkdir()
             (temporary / RECORD).write_bytes(_json(record))
     except OSError as error:
-        raise file_error("train", run.folder, "be writable", error.strerror or error) from error
+        rule = "be new" if (run.folder / RECORD).exists() else "be writable"
+        raise file_error("train", run.folder, rule, error.strerror or error) from error
     return run
 
 
