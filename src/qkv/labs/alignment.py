@@ -80,7 +80,7 @@ def copy(name: str, size: Size, seed: int, progress: Progress) -> tuple[list[flo
     model = make(name, size.symbols + 1, size)
 
     def batch(step: int) -> Pairs:
-        # One length a batch: with all in each, a third of what was computed was padding, and three seeds took six minutes.
+        # One length a batch: with all in each, a third of what was computed was padding, and three seeds too slow.
         length = int(torch.randint(size.shortest, size.longest + 1, (), generator=chance))
         return copying(draw_symbols(size.batch, length, size.symbols, chance))
 
