@@ -388,6 +388,10 @@ def run_lab(
     first_seed: Annotated[int, typer.Option(help="The first of them.")] = 0,
     full: Full = False,
     data: Table = None,
+    chinese: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="A Chinese BERT's folder, for contextual: Chinese words as well."),
+    ] = None,
     again: Annotated[bool, typer.Option("--again", help="Measure again what is measured already.")] = False,
     out: Results = Path("labs"),
     lang: Language = "en",
@@ -396,7 +400,10 @@ def run_lab(
     from qkv.commands.lab import run
 
     try:
-        fine = run(names, seeds=seeds, first_seed=first_seed, full=full, data=data, out=out, again=again, language=lang)
+        fine = run(
+            names, seeds=seeds, first_seed=first_seed, full=full, data=data, chinese=chinese, out=out, again=again,
+            language=lang,
+        )  # fmt: skip
     except KeyboardInterrupt:
         print("stopped; what is measured is kept, and the same command goes on", file=sys.stderr)
         raise typer.Exit(130) from None

@@ -31,6 +31,9 @@ def test_list_and_show(qkv):
             ["run", "scaling", "--full", "--data", "pairs.tsv"],
             "lab: --data must be given to the full form of alignment",
         ),
+        (["run", "heads", "--chinese", "."], "lab: --chinese must be given to contextual; got heads"),
+        (["run", "all", "--chinese", "."], "lab run: --chinese must go with contextual; got all (run it by itself)"),
+        (["run", "contextual", "--chinese", "nowhere"], "load_bert: folder must be a folder"),
         (["list", "--lang", "de"], "lab: --lang must be one of en, zh; got 'de'"),
     ],
 )

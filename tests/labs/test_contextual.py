@@ -1,16 +1,17 @@
 """The lab on contextual embeddings: a small run, neighbours by hand, and no model."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from checks import check_lab, same_again
 
 import qkv
-from qkv.labs import contextual
+from qkv.labs import contextual, find_lab
 from qkv.labs.contextual import LAB, counted, lower_bound, right_by_word, share_content
-from qkv.labs.lab import Progress
 from qkv.labs.probes import Probe
+from qkv.labs.running.results import code_of
 
 SMALL = replace(LAB.quick, words=4, modules=20, width=8, steps=3, draws=50)
 PROBES = [
@@ -40,7 +41,14 @@ def test_a_small_run():
 @pytest.mark.skipif(not installed(), reason="all-MiniLM-L6-v2 is not installed")
 def test_a_chinese_model_is_measured_where_one_is_given():
     # An English one stands in for it: its shares are worthless, but there is one for each layer.
-    assert len(LAB.measure(0, replace(SMALL, chinese=str(qkv.default_folder())), Progress())["chinese"]) == 7
+    figures = check_lab(LAB, replace(SMALL, chinese=Path(qkv.default_folder())))
+    assert len(figures["chinese"]) == 7 and figures["chinese_model"] == Path(qkv.default_folder()).name
+
+
+def test_a_result_is_as_current_with_a_chinese_model_as_without():
+    lab, given = find_lab("contextual"), find_lab("contextual", chinese=Path("a folder"))
+    assert (lab.given, given.given) == (None, Path("a folder"))
+    assert (given.key, code_of(given)) == (lab.key, code_of(lab))
 
 
 def test_without_the_model_it_says_what_to_install(monkeypatch):

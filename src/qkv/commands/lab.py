@@ -50,6 +50,7 @@ def run(
     first_seed: int,
     full: bool,
     data: Path | None,
+    chinese: Path | None,
     out: Path,
     again: bool,
     language: str,
@@ -60,9 +61,18 @@ def run(
             raise ArgumentError(must("lab run", option, f"be {least} … {most}", value))
     say, asked = _sayer(language), range(first_seed, first_seed + seeds)
     table = _table(data, full)
-    chosen = [find_lab(name, full=full, table=table) for name in dict.fromkeys(names) if name != "all"]
+    chosen = [find_lab(name, full=full, table=table, chinese=chinese) for name in dict.fromkeys(names) if name != "all"]
     labs = all_labs(full=full, table=table) if "all" in names else chosen
-    fine = not run_labs(labs, seeds=asked, out=out, again=again)
+    if chinese is not None:
+        if "all" in names:
+            raise ArgumentError(must("lab run", "--chinese", "go with contextual", "all", "run it by itself"))
+        from qkv import load_bert, load_tokenizer
+
+        # What is wrong with a model is said before any work.
+        load_bert(chinese)
+        load_tokenizer(chinese)
+    # What was measured without the model is measured again with it.
+    fine = not run_labs(labs, seeds=asked, out=out, again=again or chinese is not None)
     for lab in labs:
         results, wrong = find_results(out, lab)
         results = [result for result in results if result.seed in asked]

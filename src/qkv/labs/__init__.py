@@ -6,6 +6,7 @@ experiments of papers' tables, which are the full form of some.
 
 import importlib
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qkv.errors import ArgumentError, must
@@ -40,10 +41,10 @@ PAPERS: tuple[str, ...] = ("alignment", "placement", "local", "heads")
 """Those whose full form is another experiment, a paper's own: `papers/` has it, in a file of the same name."""
 
 
-def find_lab(name: str, *, full: bool = False, table: "Table | None" = None) -> Lab:
-    """Give a lab by its name: its quick form or its full one, on a user's pairs if they are given.
+def find_lab(name: str, *, full: bool = False, table: "Table | None" = None, chinese: Path | None = None) -> Lab:
+    """Give a lab by its name: its quick form or its full one, on a user's pairs or Chinese model if they are given.
 
-    Raises: ArgumentError, with the nearest name, if there is none, or for pairs that it does not take.
+    Raises: ArgumentError, with the nearest name, if there is none, or for pairs or a model that it does not take.
     """
     if name not in NAMES:
         import difflib
@@ -54,6 +55,10 @@ def find_lab(name: str, *, full: bool = False, table: "Table | None" = None) -> 
     folder = "qkv.labs.papers" if full and name in PAPERS else "qkv.labs"
     lab = importlib.import_module(f"{folder}.{name}").LAB
     lab = replace(lab, form="full" if full else "quick")
+    if chinese is not None:
+        if not lab.takes_chinese:
+            raise ArgumentError(must("lab", "--chinese", "be given to contextual", name, "the others take no model"))
+        lab = replace(lab, **{lab.form: replace(lab.size, chinese=chinese)})
     if table is None:
         return lab
     if not lab.takes_pairs:

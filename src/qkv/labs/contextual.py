@@ -3,8 +3,9 @@
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby, islice
+from pathlib import Path
 from statistics import mean, quantiles
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,8 @@ class Size:
     width: int = 64
     steps: int = 1500
     draws: int = 2000
-    chinese: str | None = None
+    # A result is as current with one as without.
+    chinese: Path | None = field(default=None, repr=False)
 
 
 def load_minilm() -> tuple[qkv.Bert, Tokenizer]:
@@ -196,10 +198,11 @@ def measure(seed: int, size: Size, progress: Progress) -> Figures:
     figures["words"] = sorted(tested)
     figures["by_word"] = [shares["contextual"][word] for word in sorted(tested)]
     figures["chinese"] = measure_chinese(size.chinese) if size.chinese else []
+    figures["chinese_model"] = size.chinese.name if size.chinese else ""
     return figures
 
 
-def measure_chinese(folder: str) -> list[float]:
+def measure_chinese(folder: Path) -> list[float]:
     """Give the shares by layer of a Chinese BERT on the Chinese set."""
     probes = read_probes("chinese")
     found = by_layer(qkv.load_bert(folder), qkv.load_tokenizer(folder), probes)
@@ -218,10 +221,10 @@ def plot(figure: "Figure", results: Sequence[Figures], say: Callable[[Both], str
     }
     for place, (name, (label, line)) in enumerate(controls.items()):
         left.axhline(mean(result[name] for result in results), linestyle=line, color=f"C{place + 1}", label=say(label))
-    for place, result in enumerate(results):
-        legend = (
-            say(Both("Chinese BERT, Chinese words", "中文 BERT，中文词")) if place == 0 and result["chinese"] else None
-        )
+    for result in [result for result in results if result["chinese"]][:1]:
+        # A folder may be called anything; Chinese glyphs and what matplotlib takes for mathematics may not be drawn.
+        name = "".join(letter for letter in result["chinese_model"] if letter.isascii() and letter != "$")
+        legend = say(Both("{name}, Chinese words", "{name}，中文词")).format(name=name or "BERT")
         left.plot(result["chinese"], "s-", color="C4", label=legend)
     if not any(result["chinese"] for result in results):
         left.set_title(
@@ -257,9 +260,9 @@ LAB = Lab(
         "How would you show it? Not by five sentences and raw cosines, which are all high (Ethayarajh): centre the vectors, "
         "ask for the nearest sentence with the same word, choose the layer on other words than are tested, and compare "
         "with a bag of words, which knows the context but not its order. A Chinese set lies beside the English one "
-        "(read_probes); it needs a Chinese BERT, none is bundled.",
+        "(read_probes); it needs a Chinese BERT of your own: qkv lab run contextual --chinese FOLDER.",
         "怎样证明？不能只凭五个句子和原始余弦值，因为它们普遍偏高（Ethayarajh）：应先减去均值，再看同一个词的最近邻句子是否取同一义项，"
-        "用一部分词选层、另一部分词测试，并与只知道上下文、不知道词序的词袋比较。另有一套中文句子（read_probes），需要中文 BERT，本项目未附带。",
+        "用一部分词选层、另一部分词测试，并与只知道上下文、不知道词序的词袋比较。另有一套中文句子（read_probes），需要您自备中文 BERT：qkv lab run contextual --chinese FOLDER。",
     ),
     trap=Both(
         "“The embedding is updated”: nothing stored is. The table of token embeddings and all weights are the same bits after "

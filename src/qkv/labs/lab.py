@@ -169,6 +169,16 @@ class Lab:
         return self.size.table if self.takes_pairs else None
 
     @property
+    def takes_chinese(self) -> bool:
+        """Whether it can measure a user's Chinese model beside its own."""
+        return hasattr(self.size, "chinese")
+
+    @property
+    def given(self) -> Path | None:
+        """What a user gave it, if anything: a table of pairs, or a Chinese model's folder."""
+        return self.table.path if self.table else self.size.chinese if self.takes_chinese else None
+
+    @property
     def key(self) -> str:
         """What tells its results from others: its name, its form, and the pairs' name."""
         return f"{self.name}.{self.form}" + (f"-{self.table.digest}" if self.table else "")

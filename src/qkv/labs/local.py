@@ -175,8 +175,8 @@ LAB = Lab(
             says=Both("Local attention predicts where it will look.", "局部注意力预测要看的位置。"),
             truth=Both(
                 "Only local-p does. Local-m takes the target's own place, and fails as soon as the order changes: in a "
-                "reversal it hardly ever sees what it needs.",
-                "只有 local-p 会预测；local-m 直接取目标所在的位置，语序一变就失败：反转任务中它几乎看不到需要的符号。",
+                "reversal it sees what it needs near the middle alone, and must remember the rest.",
+                "只有 local-p 会预测；local-m 直接取目标所在的位置，语序一变就失败：反转任务中它只在中点附近看得到需要的符号，其余只能靠记忆。",
             ),
             # If both predicted, both would follow the reversal.
             holds=lambda means: means["m_reversal"] >= means["p_reversal"] - 0.05,
@@ -249,5 +249,5 @@ LAB = Lab(
         "answers one row backwards.",
         "上：各种注意力的符号正确率，每点一个种子；所算的查询–键对个数随长度的变化。下：反转同一行符号时各自看向何处。",
     ),
-    seconds=90.0,
+    seconds=70.0,
 )

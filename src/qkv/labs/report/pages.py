@@ -38,7 +38,7 @@ def index(labs: Sequence[Lab], results: Results) -> str:
 
 def _item(lab: Lab, results: Sequence[Result]) -> str:
     figures = figures_of(results)
-    line, took = both(UNMEASURED), ""
+    line, took = "", ""
     if results:
         numbers = means(figures)
         line = both(Both(lab.headline.en.format_map(numbers), lab.headline.zh.format_map(numbers)))

@@ -88,7 +88,7 @@ class _Running:
     def start(cls, lab: Lab, seed: int, out: Path) -> "_Running":
         said = tempfile.TemporaryFile()  # noqa: SIM115
         command = [sys.executable, "-m", "qkv.labs.running.worker", lab.name, lab.form, str(seed), str(out)]
-        command += [str(lab.table.path)] if lab.table else []
+        command += [str(lab.given)] if lab.given else []
         # In a session of its own: a terminal's Ctrl-C reaches the parent alone, which ends it.
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=said, stderr=said, start_new_session=True,

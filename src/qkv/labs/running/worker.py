@@ -1,4 +1,4 @@
-"""One seed of one lab, in a process of its own: `python -m qkv.labs.running.worker NAME FORM SEED OUT [TABLE]`.
+"""One seed of one lab, in a process of its own: `python -m qkv.labs.running.worker NAME FORM SEED OUT [GIVEN]`.
 
 What it is doing goes to standard output, a line of JSON at a time.
 """
@@ -47,14 +47,15 @@ def leave_with_the_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def main(name: str, form: str, seed: int, out: Path, path: str | None = None) -> None:
+def main(name: str, form: str, seed: int, out: Path, given: str | None = None) -> None:
     """Measure and write the result."""
-    table = None
-    if path is not None:
+    lab = find_lab(name, full=form == "full")
+    if given is not None and lab.takes_chinese:
+        lab = find_lab(name, full=form == "full", chinese=Path(given))
+    elif given is not None:
         from qkv.labs.table import Table
 
-        table = Table.read(path)
-    lab = find_lab(name, full=form == "full", table=table)
+        lab = find_lab(name, full=form == "full", table=Table.read(given))
     # A result is that of one thread, however many seeds run beside it.
     torch.set_num_threads(1)
     torch.manual_seed(seed)
