@@ -84,9 +84,8 @@ def padded(lengths: Tensor) -> qkv.Mask:
         Attend(mask=qkv.window(4)),
         Attend(mask=qkv.causal(), bias=qkv.alibi(heads=2)),
         Attend(padded),
-        Attend(score=qkv.Additive(8, 8, 8)),
     ],
-    ids=["dense", "causal", "window", "ALiBi", "padding given", "additive"],
+    ids=["dense", "causal", "window", "ALiBi", "padding given"],
 )
 @torch.no_grad()
 def test_an_export_serves_every_length(module: Attend, traced_at: int) -> None:
