@@ -122,11 +122,11 @@ def test_a_text_file_is_read(qkv, folder, tmp_path):
     (tmp_path / "story.txt").write_text("the cat\nclick the mouse\n")
     # A word is no file's name, though there is such a file.
     (tmp_path / "cat").write_text("the mouse")
-    status, out, err = qkv("see", "story.txt", "cat", "--model", folder, "--json", "numbers.json")
+    status, _, err = qkv("see", "story.txt", "cat", "--model", folder, "--json", "numbers.json")
     assert status == 0, err
     assert [one["text"] for one in json.loads((tmp_path / "numbers.json").read_text())["texts"]] == [
         "the cat\nclick the mouse", "cat"
     ]  # fmt: skip
     (tmp_path / "noise.dat").write_bytes(bytes(range(256)))
     status, _, err = qkv("see", "noise.dat", "--model", folder)
-    assert status == 1 and re.search(r"noise\.dat.* must hold text", err)
+    assert status == 1 and re.search(r"noise\.dat must be text; got a zero byte", err)
