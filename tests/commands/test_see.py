@@ -129,4 +129,4 @@ def test_a_text_file_is_read(qkv, folder, tmp_path):
     ]  # fmt: skip
     (tmp_path / "noise.dat").write_bytes(bytes(range(256)))
     status, _, err = qkv("see", "noise.dat", "--model", folder)
-    assert status == 1 and re.search(r"noise\.dat.* must hold text", err)
+    assert status == 1 and re.search(r"noise\.dat must be text; got a zero byte", err)

@@ -3,25 +3,24 @@
 import copy
 import re
 from collections import deque
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from qkv.attention import Attends, attention_map
-from qkv.core.map import TILE_NUMBERS, AttentionMap, tensors_of
+from qkv.core.map import AttentionMap, tensors_of
 from qkv.core.types import Bias, Grid
 from qkv.errors import ArgumentError, must
 from qkv.lens.calls import Call, Lens, Run
+from qkv.lens.rows import Biases, Rows
+from qkv.lens.told import Told, grid_of
 from qkv.masks.algebra import Mask
 from qkv.masks.dense import dense_mask
-from qkv.masks.spans import Spans, spans_of
+from qkv.masks.spans import Spans
 from qkv.positions.dense import DenseBias
 from qkv.positions.diagonals import Diagonals
 from qkv.selections.sink import Sink
@@ -45,7 +44,7 @@ class Watching:
         """How many keys the last self-attention had that came with no query."""
         self._lost: dict[str, str] = {}
         self._ran: set[str] = set()
-        self._told: _Told | None = None
+        self._told: Told | None = None
 
     def begin(self, lens: Lens, stack: ExitStack) -> None:
         """Notice when the model, or a stack of it, begins to run, and which modules that attend do."""
@@ -191,7 +190,7 @@ class Watching:
     def spans(self, call: Call) -> Spans | None:
         """Tell a call's mask by spans; None if some query sees more than one."""
         if call.given.get("mask") is None:
-            grid = _grid(call)
+            grid = grid_of(call)
             zero = torch.zeros(grid.queries, dtype=torch.int64, device=grid.device)
             return Spans(zero, zero + grid.keys)
         return self._tell(call).spans
@@ -205,131 +204,21 @@ class Watching:
 
     def cut(self, call: Call, real: int) -> Mask | None:
         """Give a call's mask over its first keys alone."""
-        mask, grid = self.mask(call), _grid(call)
+        mask, grid = self.mask(call), grid_of(call)
         if mask is None or real == grid.keys:
             return mask
         # Where a mask's own numbers count from the last key, they mean the last of the store.
         shown = mask.tile(grid.rows(), grid.columns()[:real], grid)
         return dense_mask(shown.expand(*shown.shape[:-2], grid.queries, real))
 
-    def _tell(self, call: Call) -> "_Told":
+    def _tell(self, call: Call) -> Told:
         """Tell a mask once for all layers that share it."""
-        mask, grid, told = call.given["mask"], _grid(call), self._told
+        mask, grid, told = call.given["mask"], grid_of(call), self._told
         # Masks of numbers alone are the same when their numbers are.
         same = told is not None and (told.mask is mask or (isinstance(mask, Mask) and told.mask == mask))
         if told is None or not same or told.grid != grid:
-            self._told = told = _Told(mask, grid)
+            self._told = told = Told(mask, grid)
         return told
-
-
-def _grid(call: Call) -> Grid:
-    query = call.query
-    return Grid(tuple(query.shape[:-3]), query.shape[-3], query.shape[-2], call.key.shape[-2], query.device)
-
-
-@dataclass(frozen=True, eq=False)
-class _Told:
-    """What a call's mask says."""
-
-    mask: Mask | Tensor
-    grid: Grid
-
-    @cached_property
-    def spans(self) -> Spans | None:
-        """The spans of the queries; None if some query sees more than one."""
-        if isinstance(self.mask, Spans):
-            return self.mask
-        if isinstance(self.mask, Mask):
-            some, every = self.mask.runs(1, self.grid)
-            one = some.start.shape[-1] == 1
-            if one and torch.equal(some.start, every.start) and torch.equal(some.stop, every.stop):
-                return Spans(some.start.squeeze(-1), some.stop.squeeze(-1))
-        # Runs may claim too much, as those of flags do: the pairs themselves say more.
-        found = []
-        for pairs in self._tiles():
-            part = spans_of(pairs)
-            if part is None:
-                return None
-            found.append(part)
-        return Spans(torch.cat([part.start for part in found], -1), torch.cat([part.stop for part in found], -1))
-
-    @cached_property
-    def stop(self) -> int:
-        """The first key after all that some query sees."""
-        if self.spans is not None:
-            seen = self.spans.start < self.spans.stop
-            return int(torch.where(seen, self.spans.stop, 0).max())
-        last = 0
-        for pairs in self._tiles():
-            columns = pairs.flatten(0, -2).any(0).nonzero()
-            last = max(last, int(columns.max()) + 1 if len(columns) else 0)
-        return last
-
-    def _tiles(self) -> Iterator[Bool[Tensor, "*lead rows keys"]]:
-        """Spell the mask out, a few rows at a time."""
-        mask, grid = dense_mask(self.mask) if isinstance(self.mask, Tensor) else self.mask, self.grid
-        step = max(1, TILE_NUMBERS // max(1, torch.Size((*grid.batch, grid.heads, grid.keys)).numel()))
-        for rows in grid.rows().split(step):
-            pairs = mask.tile(rows, grid.columns(), grid)
-            yield pairs.expand(*pairs.shape[:-2], len(rows), grid.keys)
-
-
-@dataclass(eq=False)
-class _Rows:
-    """Queries that came in one call: which are kept, and what their weights follow from beside query and key."""
-
-    kept: Int[Tensor, " kept"]
-    grid: Grid
-    first: int
-    """Where the call's first key stands among all keys."""
-    mask: Mask | None
-    spans: Spans | None
-    bias: Bias | None
-    moved: Int[Tensor, " rows"] | None = None
-    """Which of the call's batch rows each row has become."""
-
-    def pick(self, x: Tensor, heads: Int[Tensor, " heads"] | None, beside: int) -> Tensor:
-        """Pick batch rows and heads of what has `beside` more dimensions behind them; a dimension of 1 is all."""
-        if heads is not None and x.ndim > beside and x.shape[-1 - beside] > 1:
-            x = x.index_select(-1 - beside, heads)
-        if self.moved is not None and x.ndim == beside + 2 and x.shape[0] > 1:
-            x = x.index_select(0, self.moved)
-        return x
-
-    def dense(self, keys: int, heads: Int[Tensor, " heads"] | None) -> Tensor:
-        """Spell out which of all keys the kept queries see."""
-        mask = self.mask if self.spans is None else self.spans
-        assert mask is not None
-        shown = self.pick(mask.tile(self.kept, self.grid.columns(), self.grid), heads, 2)
-        return F.pad(shown, (self.first, keys - self.first - self.grid.keys))
-
-
-@dataclass(frozen=True, eq=False)
-class _Biases:
-    """The biases of several calls, one under another; 0 at keys that a call did not have."""
-
-    rows: list[_Rows]
-    heads: Int[Tensor, " heads"] | None
-
-    def check(self, grid: Grid) -> None:
-        pass
-
-    def tile(self, rows: Int[Tensor, " rows"], columns: Int[Tensor, " columns"], grid: Grid) -> Tensor:
-        parts, start = [], 0
-        for call in self.rows:
-            stop = start + len(call.kept)
-            inside = rows[(rows >= start) & (rows < stop)] - start
-            if len(inside):
-                here = columns - call.first
-                has = (here >= 0) & (here < call.grid.keys)
-                part = columns.new_zeros((len(inside), len(columns)), dtype=torch.float32)
-                if call.bias is not None:
-                    found = call.bias.tile(call.kept[inside], here.clamp(0, call.grid.keys - 1), call.grid)
-                    part = torch.where(has, call.pick(found, self.heads, 2), 0)
-                parts.append(part)
-            start = stop
-        lead = torch.broadcast_shapes(*(part.shape[:-2] for part in parts))
-        return torch.cat([part.expand(*lead, -1, -1) for part in parts], dim=-2)
 
 
 @dataclass(eq=False)
@@ -343,7 +232,7 @@ class Track:
     is_layer: bool = True
     """False for what a module attends beside its layer's own attention."""
     queries: list[Tensor] = field(default_factory=list)
-    rows: list[_Rows] = field(default_factory=list)
+    rows: list[Rows] = field(default_factory=list)
     store: Tensor | None = None
     """All keys, and room for more."""
     total: int = 0
@@ -453,7 +342,7 @@ class Track:
             bias = DenseBias(bias.tensor[..., :real])
         bias = _still(bias)
         self.queries.append(_own(query))
-        self.rows.append(_Rows(kept, grid, first, mask, spans, bias))
+        self.rows.append(Rows(kept, grid, first, mask, spans, bias))
         self._map = None
 
     def map(self) -> AttentionMap:
@@ -472,7 +361,7 @@ class Track:
                 self._map = attention_map(query, key, mask=self._mask(), bias=self._bias(), **given)
         return self._map
 
-    def _whole(self) -> _Rows | None:
+    def _whole(self) -> Rows | None:
         """Give the only call, if all of it is kept."""
         alone = len(self.rows) == 1 and self.heads is None and len(self.rows[0].kept) == self.rows[0].grid.queries
         return self.rows[0] if alone else None
@@ -499,7 +388,7 @@ class Track:
         whole = self._whole()
         if whole is not None:
             return whole.bias
-        return None if all(rows.bias is None for rows in self.rows) else _Biases(self.rows, self.heads)
+        return None if all(rows.bias is None for rows in self.rows) else Biases(self.rows, self.heads)
 
 
 def _are_alike(call: Call, other: Call) -> bool:
