@@ -199,13 +199,13 @@ def train(
         int | None, typer.Option(help="Steps in which the rate rises; in a shorter run all but the last.")
     ] = None,
     width: Annotated[int | None, typer.Option(help="The model's width.")] = None,
-    layers: Annotated[int | None, typer.Option(help="Its layers.")] = None,
-    heads: Annotated[int | None, typer.Option(help="Its heads.")] = None,
+    layers: Annotated[int | None, typer.Option(help="How many layers it has.")] = None,
+    heads: Annotated[int | None, typer.Option(help="How many heads a layer has.")] = None,
     positions: Annotated[int | None, typer.Option(help="The most tokens of a sequence.")] = None,
     vocabulary: Annotated[int | None, typer.Option(help="The size of a tokenizer that is trained.")] = None,
     tokens: Annotated[int | None, typer.Option(help="The most tokens of a batch.")] = None,
-    dropout: Annotated[float | None, typer.Option(help="The share dropped while training.")] = None,
-    clip: Annotated[float | None, typer.Option(help="The largest norm of the gradients.")] = None,
+    dropout: Annotated[float | None, typer.Option(help="The dropout rate, from 0 to 1.")] = None,
+    clip: Annotated[float | None, typer.Option(help="Gradients are scaled down to this norm.")] = None,
     every: Annotated[int | None, typer.Option(help="Steps between validations and checkpoints.")] = None,
     position_kind: Annotated[
         str | None, typer.Option(help="gpt: learned (GPT-2's), sinusoidal, rotary, alibi or none.")
@@ -227,9 +227,7 @@ def train(
     start: Annotated[
         str | None, typer.Option(metavar="RUN", help="caption: begin with the weights of another run.")
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="What chance begins with; by default 0.", min=0, max=2**63 - 1)
-    ] = None,
+    seed: Annotated[int | None, typer.Option(help="The random seed; by default 0.", min=0, max=2**63 - 1)] = None,
     precision: Annotated[str | None, typer.Option(help="float32 (the default) or bf16.")] = None,
     accumulate: Annotated[
         int | None,
@@ -296,7 +294,7 @@ def generate(
     top_k: Annotated[int | None, typer.Option(help="Draw from so many of the likeliest.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Draw from the fewest that make up this share.")] = None,
     beams: Annotated[int, typer.Option(help="Search with so many beams in place of drawing; 1 does not.")] = 1,
-    seed: Annotated[int | None, typer.Option(help="What chance begins with.", min=0, max=2**63 - 1)] = None,
+    seed: Annotated[int | None, typer.Option(help="The random seed.", min=0, max=2**63 - 1)] = None,
     see: See = None,
 ) -> None:
     """Continue a text with a GPT, as it comes."""
@@ -325,7 +323,9 @@ def translate(
     run: Place,
     texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="What to translate, each in quotes.")],
     beams: Annotated[int, typer.Option(help="Search with so many beams; 1 takes the likeliest token.")] = 4,
-    length_penalty: Annotated[float, typer.Option(help="More prefers longer translations.")] = 1.0,
+    length_penalty: Annotated[
+        float, typer.Option(help="The exponent of a translation's length: more prefers longer ones.")
+    ] = 1.0,
     see: See = None,
 ) -> None:
     """Translate texts."""
