@@ -232,7 +232,7 @@ def train(
     accumulate: Annotated[
         int | None,
         typer.Option(
-            help="Batches of a step that each process reads; by default 1, or, resumed, as many in all as before."
+            help="Gradient accumulation: batches of a process in a step; by default 1; resumed, as many in all."
         ),
     ] = None,
     workers: Annotated[int, typer.Option(help="Processes that make batches.")] = 0,

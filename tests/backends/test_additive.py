@@ -353,10 +353,10 @@ def on_cuda(dtype=torch.float32, **parts):
 
 
 def test_on_cuda_it_wants_triton(monkeypatch):
-    monkeypatch.setattr(additive, "_triton_is_here", lambda: True)
+    monkeypatch.setattr(additive, "has_triton", lambda: True)
     assert additive.refuses(on_cuda()) is None
     assert additive.refuses(on_cuda(torch.float64)) == "its kernels on CUDA add up in float32"
-    monkeypatch.setattr(additive, "_triton_is_here", lambda: False)
+    monkeypatch.setattr(additive, "has_triton", lambda: False)
     assert additive.refuses(on_cuda()) == "its kernels on CUDA need Triton, which is not installed"
 
 

@@ -426,8 +426,8 @@ def test_it_gives_way_to_what_cannot_look_into_it() -> None:
 
 
 @pytest.mark.parametrize("triton", [False, True])
-def test_it_takes_the_rest_if_triton_is_here(triton: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qkv.backends.flex._triton_is_here", lambda: triton)
+def test_it_takes_the_rest_ifhas_triton(triton: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qkv.backends.flex.has_triton", lambda: triton)
     told = None if triton else "its kernels need Triton, which is not installed"
     for mask in each_mask().values():
         if mask != qkv.causal():

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from qkv.labs.lab import Figures, Progress, Verdict
 from qkv.labs.norms import LAB
-from qkv.models import layers
+from qkv.models import norms
 
 SMALL = replace(
     LAB.quick, width=32, layers=1, steps=3, length=16, batch=8, text=20_000, tested=3000, probed=1024, deep_steps=2
@@ -37,7 +37,7 @@ def test_a_small_run():
 
 
 def test_over_the_wrong_axis_it_does_not_come_out(monkeypatch):
-    monkeypatch.setattr(layers.LayerNorm, "__call__", lambda self, width: OverPositions(width, self.epsilon))
+    monkeypatch.setattr(norms.LayerNorm, "__call__", lambda self, width: OverPositions(width, self.epsilon))
     figures = LAB.measure(0, SMALL, Progress())
     assert missed(figures) >= {"padding_layer", "future_layer"}
     assert LAB.verdict([figures]) is Verdict.OPEN

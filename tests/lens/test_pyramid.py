@@ -124,6 +124,7 @@ def test_what_has_been_read_is_exact_before_the_rest_is():
 
 
 def test_a_tile_is_written_and_read_back_within_its_step():
+    torch.manual_seed(0)
     tile = Tile(torch.rand(3, 5) * 1e-5, torch.rand(3, 5), 0.25)
     content = tile.packed()
     assert len(content) == HEADER.size + 2 * 2 * 15
@@ -131,7 +132,8 @@ def test_a_tile_is_written_and_read_back_within_its_step():
     assert again.read == 0.25
     for plane in ("mean", "most"):
         wanted = getattr(tile, plane)
-        torch.testing.assert_close(getattr(again, plane), wanted, rtol=0, atol=float(wanted.max()) / 131_000)
+        # Half a step of 65,535 in the largest, and float32's rounding of it.
+        torch.testing.assert_close(getattr(again, plane), wanted, rtol=0, atol=float(wanted.max()) / 130_000)
     assert torch.equal(Tile.unpacked(Tile(torch.zeros(1, 1), torch.zeros(1, 1)).packed()).most, torch.zeros(1, 1))
 
 

@@ -7,7 +7,7 @@ from torch import nn
 
 import qkv
 from qkv.errors import ArgumentError, KindError, UnsupportedError
-from qkv.models.captioner import Captioner, CaptionerConfig, Hard
+from qkv.models.captioner import Captioner, CaptionerConfig, HardRegions
 from qkv.text.batching import Sequences
 
 WORDS = torch.randint(0, 20, (2, 7), generator=torch.Generator().manual_seed(0))
@@ -197,7 +197,7 @@ def test_captioners():
     with qkv.watch(model) as seen:
         model(images, torch.tensor([[1, 2, 3], [1, 4, 5]]))
     close(seen[0].dense().squeeze(1), weights)
-    hard = Captioner(config, Hard()).eval()
+    hard = Captioner(config, HardRegions()).eval()
     text = r"got none \(attention: HardAttention computes its weights itself, and its result holds them\)$"
     with pytest.raises(UnsupportedError, match=text), qkv.watch(hard):
         hard(images, torch.tensor([[1], [1]]))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from qkv import errors
-from qkv.models.captioner import Captioner, CaptionerConfig, Hard, Soft
+from qkv.models.captioner import Captioner, CaptionerConfig, HardRegions, SoftRegions
 from qkv.text.batching import Sequences
 
 CONFIG = CaptionerConfig(
@@ -21,7 +21,7 @@ def images(count=2):
     return torch.rand(count, 1, CONFIG.height, CONFIG.width, generator=torch.Generator().manual_seed(3))
 
 
-@pytest.fixture(params=[Soft(), Hard()], ids=["soft", "hard"])
+@pytest.fixture(params=[SoftRegions(), HardRegions()], ids=["soft", "hard"])
 def model(request):
     torch.manual_seed(0)
     return Captioner(CONFIG, request.param)
@@ -91,7 +91,7 @@ def test_the_gradient_of_hard_attention_is_that_of_the_expected_loss():
     config = CaptionerConfig(
         vocabulary=4, height=4, width=12, channels=4, embedding=4, hidden=5, dropout=0.0, entropy=0.0, expected=0.0
     )
-    model = Captioner(config, Hard()).double()
+    model = Captioner(config, HardRegions()).double()
     with torch.no_grad():
         # What is seen matters, so that there is something to learn.
         model.from_context.weight.mul_(5)
@@ -124,7 +124,10 @@ def test_the_gradient_of_hard_attention_is_that_of_the_expected_loss():
 
 def test_expected_contexts_teach_hard_attention_as_soft_attention_is_taught():
     torch.manual_seed(0)
-    drawn, looked = Captioner(replace(CONFIG, expected=1.0), Hard()), Captioner(replace(CONFIG, double=0.0), Soft())
+    drawn, looked = (
+        Captioner(replace(CONFIG, expected=1.0), HardRegions()),
+        Captioner(replace(CONFIG, double=0.0), SoftRegions()),
+    )
     looked.load_state_dict(drawn.state_dict())
     with torch.no_grad():
         # Hard attention's context has no gate: here it is open.
@@ -142,7 +145,7 @@ def test_expected_contexts_teach_hard_attention_as_soft_attention_is_taught():
 
 def test_each_picture_draws_whether_its_contexts_are_expected_ones():
     torch.manual_seed(0)
-    model = Captioner(replace(CONFIG, expected=0.5), Hard())
+    model = Captioner(replace(CONFIG, expected=0.5), HardRegions())
     seen = set()
     for seed in range(40):
         torch.manual_seed(seed)
@@ -155,7 +158,7 @@ def test_each_picture_draws_whether_its_contexts_are_expected_ones():
 
 def test_the_baseline_follows_the_rewards():
     torch.manual_seed(0)
-    model = Captioner(CONFIG, Hard())
+    model = Captioner(CONFIG, HardRegions())
     assert model.baseline.value == 0
     model.loss(images(), TARGET, TARGETS)
     assert model.baseline.value < 0
@@ -237,7 +240,7 @@ def draw_bars(count, seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("attention", [Soft(), Hard()], ids=["soft", "hard"])
+@pytest.mark.parametrize("attention", [SoftRegions(), HardRegions()], ids=["soft", "hard"])
 def test_it_learns_to_read_two_tiles(attention):
     torch.manual_seed(0)
     config = CaptionerConfig(

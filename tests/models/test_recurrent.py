@@ -12,12 +12,12 @@ from qkv.models.looking import (
     AdditiveAttention,
     ConcatScore,
     CoverageAttention,
-    Hard,
     LocalM,
     LocalP,
     LocationScore,
     LuongAttention,
     NoAttention,
+    SampledAttention,
 )
 from qkv.models.recurrent import InputFed, LookThenStep, Recurrent, RecurrentConfig, StepThenLook
 from qkv.text.batching import Sequences
@@ -32,7 +32,7 @@ ATTENTIONS = [
     LuongAttention(LocationScore(longest=9)),
     LocalM(reach=2),
     LocalP(reach=2),
-    Hard(),
+    SampledAttention(),
     CoverageAttention(),
 ]
 DECODERS = [LookThenStep, StepThenLook, InputFed]
@@ -210,7 +210,7 @@ def test_loss_counts_what_has_a_target():
 
 
 def test_hard_attention_learns_from_rewards_and_keeps_a_baseline():
-    model = make(Hard(entropy=0.5)).train()
+    model = make(SampledAttention(entropy=0.5)).train()
     torch.manual_seed(1)
     words = nn.functional.cross_entropy(model.predict_tokens(model(SOURCE, TARGET)), TARGET.tokens, reduction="none")
     rewards = torch.stack([-each.mean() for each in words.split([4, 6, 2])])
@@ -271,7 +271,11 @@ def test_dropout_acts_while_training():
             errors.ArgumentError,
             "Recurrent.step: tokens must lie in 0..19; got 20",
         ),
-        (lambda: make(Hard(entropy=float("inf"))), errors.ArgumentError, "Hard: entropy must be a finite number"),
+        (
+            lambda: make(SampledAttention(entropy=float("inf"))),
+            errors.ArgumentError,
+            "SampledAttention: entropy must be a finite number",
+        ),
         (
             lambda: make(CoverageAttention(weight=float("nan"))),
             errors.ArgumentError,

@@ -1,4 +1,4 @@
-"""Whether kernels can be compiled here; asking does not import numba."""
+"""Whether kernels can be compiled here; asking imports neither numba nor Triton."""
 
 import importlib.util
 import os
@@ -16,3 +16,9 @@ def no_kernels() -> str | None:
         # It is in sys.modules as None, or without a spec: kept from being imported.
         found = False
     return None if found else "numba is not installed"
+
+
+@cache
+def has_triton() -> bool:
+    """Say whether Triton is installed."""
+    return importlib.util.find_spec("triton") is not None

@@ -4,7 +4,6 @@ Its BlockMask comes from the masks' closed forms, not from trying every pair. Py
 call of each kind of mask, bias and shape; other numbers of the same kind take the same kernel.
 """
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -17,6 +16,7 @@ from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
+from qkv.backends.available import has_triton
 from qkv.backends.mods import lead, mask_mod, score_mod
 from qkv.backends.sdpa import square_causal
 from qkv.core.backend import Backend, Cost, all_pairs, dense_cost
@@ -77,7 +77,7 @@ def refuses(call: Call) -> str | None:
         return "its blocks are planned by plain Python, which torch.compile and torch.func cannot follow"
     if forward_ad._current_level >= 0:
         return "forward-mode differentiation cannot look into its kernels"
-    if not _triton_is_here():
+    if not has_triton():
         return "its kernels need Triton, which is not installed"
     return None
 
@@ -93,11 +93,6 @@ def _tensor(bias: Bias | None) -> Tensor | None:
     if isinstance(bias, DenseBias):
         return bias.tensor
     return bias.weight if isinstance(bias, T5Relative) else None
-
-
-@cache
-def _triton_is_here() -> bool:
-    return importlib.util.find_spec("triton") is not None
 
 
 @cache

@@ -9,12 +9,11 @@ from qkv.labs import all_labs, find_lab
 from qkv.labs.lab import Both, Lab, Verdict, means, written
 from qkv.labs.running.results import Result, figures_of, find_results
 from qkv.labs.running.runner import run_labs
+from qkv.lens.language import sayer
 from qkv.text.printable import printable
 
 if TYPE_CHECKING:
     from qkv.labs.table import Table
-
-LANGUAGES = ("en", "zh")
 
 
 def list_labs(out: Path, language: str, *, full: bool, data: Path | None) -> None:
@@ -66,7 +65,8 @@ def run(
     if chinese is not None:
         if "all" in names:
             raise ArgumentError(must("lab run", "--chinese", "go with contextual", "all", "run it by itself"))
-        from qkv import load_bert, load_tokenizer
+        from qkv.models.pretrained import load_bert
+        from qkv.text.tokenizer import load_tokenizer
 
         # What is wrong with a model is said before any work.
         load_bert(chinese)
@@ -135,6 +135,5 @@ def _table(data: Path | None, full: bool) -> "Table | None":
 
 
 def _sayer(language: str) -> Any:
-    if language not in LANGUAGES:
-        raise ArgumentError(must("lab", "--lang", f"be one of {', '.join(LANGUAGES)}", repr(language)))
-    return lambda both: getattr(both, language)
+    say = sayer("lab", language)
+    return lambda both: say(both.en, both.zh)

@@ -141,6 +141,12 @@ class CappedPair:
 Pair: TypeAlias = DotPair | AdditivePair | CappedPair
 
 
+def dot_of(pair: Pair) -> tuple[DotPair, float] | None:
+    """Give the dot product that scores pairs and its cap (0 for none), if it is one."""
+    pair, cap = (pair.inner, pair.cap) if isinstance(pair, CappedPair) else (pair, 0.0)
+    return (pair, cap) if isinstance(pair, DotPair) else None
+
+
 @runtime_checkable
 class Score(Protocol):
     """How a query meets a key: prepare both once, then meet them pairwise."""

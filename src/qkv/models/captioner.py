@@ -71,7 +71,7 @@ class CaptionerConfig:
 
 
 @dataclass(frozen=True)
-class Soft:
+class SoftRegions:
     """Makes soft attention: every place, by its weight."""
 
     def __call__(self, config: CaptionerConfig) -> Bahdanau:
@@ -80,7 +80,7 @@ class Soft:
 
 
 @dataclass(frozen=True)
-class Hard:
+class HardRegions:
     """Makes hard attention: one place, drawn by the weights while training, the likeliest otherwise."""
 
     def __call__(self, config: CaptionerConfig) -> HardAttention:
@@ -152,10 +152,11 @@ class Captioning:
 class Captioner(nn.Module):
     """Show, attend and tell: at each word a decoder looks at a grid of features of the picture.
 
-    `attention` makes what chooses where: `Soft()` or `Hard()`. Soft attention is pressed to look everywhere about once
-    by λ Σᵢ (1 − Σₜ α_ti)² (doubly stochastic). Hard attention learns by REINFORCE, with a moving baseline and an
-    entropy bonus; its reward is the log-likelihood of the words from a choice on, as those before do not depend on it.
-    A share of the pictures takes the expected context Σᵢ αᵢ aᵢ instead, through which the loss teaches where to look.
+    `attention` makes what chooses where: `SoftRegions()` or `HardRegions()`. Soft attention is pressed to look
+    everywhere about once by λ Σᵢ (1 − Σₜ α_ti)² (doubly stochastic). Hard attention learns by REINFORCE, with a moving
+    baseline and an entropy bonus; its reward is the log-likelihood of the words from a choice on, as those before do
+    not depend on it. A share of the pictures takes the expected context Σᵢ αᵢ aᵢ instead: through it the loss teaches
+    where to look.
 
     Paper: Xu et al. 2015, arXiv:1502.03044.
     Cost: the convolutions, O(height·width·channels²); then for each word O(cells·attention).
@@ -165,11 +166,11 @@ class Captioner(nn.Module):
         super().__init__()
         self.config = config
         self.features = Features(config)
-        attention = Soft() if attention is None else attention
+        attention = SoftRegions() if attention is None else attention
         self.choices = {"attention": attention}
         self.attention = attention(config)
         if not isinstance(self.attention, Looking):
-            rule, fix = "make Bahdanau or HardAttention", "Soft() or Hard() of qkv.models.captioner"
+            rule, fix = "make Bahdanau or HardAttention", "SoftRegions() or HardRegions()"
             raise KindError(must("Captioner", "attention", rule, type(self.attention).__name__, fix))
         self.start_hidden = nn.Linear(config.channels, config.hidden)
         self.start_cell = nn.Linear(config.channels, config.hidden)

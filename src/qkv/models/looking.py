@@ -207,7 +207,7 @@ OfWidth: TypeAlias = Score | Callable[[int], Score]
 
 
 @dataclass(frozen=True)
-class General:
+class GeneralScore:
     """Makes Luong's "general" score, qᵀ W k."""
 
     def __call__(self, width: int) -> Bilinear:
@@ -265,12 +265,12 @@ class AdditiveAttention:
 
 @dataclass(frozen=True)
 class LuongAttention:
-    """Global attention by a score: `qkv.dot()`, `General()`, `ConcatScore()`, `LocationScore(longest)` or any other.
+    """Global attention by a score: `dot()`, `GeneralScore()`, `ConcatScore()`, `LocationScore(longest)` or any other.
 
     Paper: Luong et al. 2015, arXiv:1508.04025, section 3.1.
     """
 
-    score: OfWidth = General()
+    score: OfWidth = GeneralScore()
 
     def __call__(self, width: int) -> SoftLook:
         """Make it."""
@@ -285,7 +285,7 @@ class LocalM:
     """
 
     reach: int = 10
-    score: OfWidth = General()
+    score: OfWidth = GeneralScore()
 
     def __call__(self, width: int) -> MonotonicLook:
         """Make it."""
@@ -300,7 +300,7 @@ class LocalP:
     """
 
     reach: int = 10
-    score: OfWidth = General()
+    score: OfWidth = GeneralScore()
 
     def __call__(self, width: int) -> SoftLook:
         """Make it."""
@@ -308,19 +308,19 @@ class LocalP:
 
 
 @dataclass(frozen=True)
-class Hard:
+class SampledAttention:
     """One place a step, learned by REINFORCE: the reward is a sentence's mean log-likelihood, less a moving baseline.
 
     Paper: Xu et al. 2015, arXiv:1502.03044, section 4.1.
     """
 
-    score: OfWidth = General()
+    score: OfWidth = GeneralScore()
     entropy: float = 0.01
     decay: float = 0.9
 
     def __call__(self, width: int) -> HardLook:
         """Make it."""
-        check_number("Hard", "entropy", self.entropy, "a finite number")
+        check_number("SampledAttention", "entropy", self.entropy, "a finite number")
         return HardLook(HardAttention(_score(self.score, width)), MovingBaseline(self.decay), self.entropy)
 
 

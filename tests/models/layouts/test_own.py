@@ -14,12 +14,12 @@ from qkv.models.looking import (
     AdditiveAttention,
     ConcatScore,
     CoverageAttention,
-    Hard,
     LocalM,
     LocalP,
     LocationScore,
     LuongAttention,
     NoAttention,
+    SampledAttention,
 )
 from qkv.models.norms import batch_norm, rms_norm
 from qkv.models.pretrained import load_bert, load_model, save_model
@@ -47,7 +47,7 @@ RECURRENTS = [
     {"attention": LuongAttention(ConcatScore(hidden=3))},
     {"attention": LocalM(reach=1, score=LocationScore(longest=6)), "cell": nn.LSTM},
     {"attention": LocalP(reach=2)},
-    {"attention": Hard(entropy=0.5, decay=0.5)},
+    {"attention": SampledAttention(entropy=0.5, decay=0.5)},
     {"attention": CoverageAttention(weight=0.5)},
 ]
 

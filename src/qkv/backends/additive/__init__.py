@@ -4,8 +4,6 @@ The backward pass scores each tile again. Custom operators of torch carry both, 
 Their kernels are numba's on the CPU and Triton's on CUDA.
 """
 
-import importlib.util
-from functools import cache
 from typing import Any
 
 import torch
@@ -13,7 +11,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from qkv.backends.additive.tiles import Tiles, plan_tiles
-from qkv.backends.available import no_kernels
+from qkv.backends.available import has_triton, no_kernels
 from qkv.core.backend import Backend, Cost, dense_cost
 from qkv.core.call import Call, exact
 from qkv.core.checks import is_transformed
@@ -46,7 +44,7 @@ def refuses(call: Call) -> str | None:
         return "there are no pairs, or no features"
     if device == "cuda" and wide(call.query.dtype) == torch.float64:
         return "its kernels on CUDA add up in float32"
-    if device == "cuda" and not _triton_is_here():
+    if device == "cuda" and not has_triton():
         return "its kernels on CUDA need Triton, which is not installed"
     if torch.compiler.is_compiling():
         # Before any number of positions is asked, which would tie a traced call to it.
@@ -61,11 +59,6 @@ def refuses(call: Call) -> str | None:
     if forward_ad._current_level >= 0:
         return "forward-mode differentiation cannot look into its kernels"
     return no_kernels() if device == "cpu" else None
-
-
-@cache
-def _triton_is_here() -> bool:
-    return importlib.util.find_spec("triton") is not None
 
 
 def run(call: Call) -> tuple[Tensor, None]:

@@ -20,7 +20,7 @@ from qkv.backends.available import no_kernels
 from qkv.core.backend import Backend, Cost
 from qkv.core.call import Call, exact
 from qkv.core.checks import are_concrete
-from qkv.core.types import CappedPair, DotPair
+from qkv.core.types import dot_of
 from qkv.masks.causal import Causal
 from qkv.scores.dot import Dot
 from qkv.scores.softcap import SoftCap
@@ -58,7 +58,7 @@ def refuses(call: Call) -> str | None:
         return f"{rows} rows of queries meet each key (its heads × queries), more than {MOST_ROWS}"
     if call.query.dtype not in (torch.float32, *_BITS):
         return f"it computes in float32, not in {call.query.dtype}"
-    if _dot(call) is None:
+    if dot_of(call.pair) is None:
         return f"it scores by dot products alone, softly capped or not, not by {call.score}"
     if not isinstance(call.select, Softmax):
         return f"it selects by softmax alone, not by {call.select}"
@@ -79,16 +79,9 @@ def refuses(call: Call) -> str | None:
     return None
 
 
-def _dot(call: Call) -> tuple[DotPair, float] | None:
-    """Give the pair and its cap (0 for none) if it is a dot product."""
-    pair = call.pair
-    pair, cap = (pair.inner, pair.cap) if isinstance(pair, CappedPair) else (pair, 0.0)
-    return (pair, cap) if isinstance(pair, DotPair) else None
-
-
 def _folds(call: Call) -> bool:
     """Say whether every key is seen and PyTorch's matrix products do it sooner; float16 they round the weights to."""
-    found, rows, dtype = _dot(call), call.grid.queries * call.group, call.query.dtype
+    found, rows, dtype = dot_of(call.pair), call.grid.queries * call.group, call.query.dtype
     if dtype == torch.float16 or not _sees_all(call) or found is None or found[1]:
         return False
     if found[0].dim != call.value.shape[-1]:
@@ -163,7 +156,7 @@ def run(call: Call) -> tuple[Tensor, None]:
 
 def _fold(call: Call) -> Tensor:
     """Call SDPA with the query heads of a key head as queries of one head."""
-    found = _dot(call)
+    found = dot_of(call.pair)
     assert found is not None
     query, key = call.score.prepare(call.query, call.key)
     key, value = (x if x.ndim == 4 else x.reshape(-1, *x.shape[-3:]) for x in (_spread(key, call), call.value))
@@ -178,7 +171,7 @@ def _attend(call: Call) -> Tensor:
     from qkv.backends.decode import kernel
     from qkv.backends.threads import in_parallel
 
-    grid, found, live = call.grid, _dot(call), _live(call)
+    grid, found, live = call.grid, dot_of(call.pair), _live(call)
     assert found is not None
     pair, cap = found
     query, key = call.score.prepare(call.query, call.key)
@@ -224,7 +217,7 @@ def _four(x: Tensor, width: int) -> Tensor:
 
 
 def _cost(call: Call) -> Cost:
-    live, found = _live(call), _dot(call)
+    live, found = _live(call), dot_of(call.pair)
     assert found is not None
     grid, width, dim = call.grid, found[0].dim, call.value.shape[-1]
     batch = torch.Size(grid.batch).numel()

@@ -21,7 +21,7 @@ from qkv.core.checks import are_concrete
 from qkv.core.dropout import draw_seed, streams
 from qkv.core.map import reach, tensors_of
 from qkv.core.reference import hide_rows, spread_heads
-from qkv.core.types import CappedPair, DotPair, Summary, wide
+from qkv.core.types import CappedPair, Summary, dot_of, wide
 from qkv.selections.sink import Sink
 from qkv.selections.soft import Softmax
 
@@ -33,7 +33,7 @@ def refuses(call: Call) -> str | None:
     """Say what of a call the tiles do not express, or why another path is as fast, or None."""
     if call.grid.device.type != "cpu":
         return f"it runs on the CPU, not on {call.grid.device}"
-    if _dot(call) is None:
+    if dot_of(call.pair) is None:
         return f"it scores by dot products alone, softly capped or not, not by {call.score}"
     if not isinstance(call.select, Softmax | Sink):
         return f"it selects by softmax alone, with a sink or not, not by {call.select}"
@@ -45,13 +45,6 @@ def refuses(call: Call) -> str | None:
     if 0 in (*call.query.shape, *call.key.shape, *call.value.shape):
         return "there are no pairs, or no features"
     return no_kernels()
-
-
-def _dot(call: Call) -> tuple[DotPair, float] | None:
-    """Give the pair and its cap (0 for none) if it is a dot product."""
-    pair = call.pair
-    pair, cap = (pair.inner, pair.cap) if isinstance(pair, CappedPair) else (pair, 0.0)
-    return (pair, cap) if isinstance(pair, DotPair) else None
 
 
 def _pays(call: Call) -> bool:
@@ -75,7 +68,7 @@ def _rounds(call: Call) -> bool:
 
 def run(call: Call) -> tuple[Tensor, Summary]:
     """Attend tile by tile."""
-    grid, found = call.grid, _dot(call)
+    grid, found = call.grid, dot_of(call.pair)
     assert found is not None
     pair, cap = found
     query, key, value = call.query, call.key, call.value

@@ -26,9 +26,10 @@ def index(labs: Sequence[Lab], results: Results) -> str:
     measured = [lab for lab in labs if results[lab.name]]
     seconds = sum(result.seconds for lab in measured for result in results[lab.name])
     lead = Both(
-        f"{len(measured)} of {len(labs)} questions of an interview article on attention, answered by experiments whose "
-        f"thresholds were fixed beforehand; {seconds / 60:.0f} minutes of computing.",
-        f"一篇注意力面试文章中的 {len(labs)} 个问题，已用事先定好阈值的实验回答 {len(measured)} 个；共计算 {seconds / 60:.0f} 分钟。",
+        f"{len(measured)} of {len(labs)} questions of an interview article on attention (“NLP 面试揭秘：解锁注意力机制”, "
+        f"7 October 2024), answered by experiments whose thresholds were fixed beforehand; {seconds / 60:.0f} minutes of "
+        "computing.",
+        f"一篇注意力面试文章（《NLP 面试揭秘：解锁注意力机制》，2024 年 10 月 7 日）中的 {len(labs)} 个问题，已用事先定好阈值的实验回答 {len(measured)} 个；共计算 {seconds / 60:.0f} 分钟。",
     )
     items = "".join(_item(lab, results[lab.name]) for lab in labs)
     return page(

@@ -247,11 +247,11 @@ class RecurrentLayout(OwnLayout):
         "cell": (nn.GRU, nn.LSTM),
         "attention": (
             looking.NoAttention, looking.AdditiveAttention, looking.LuongAttention, looking.LocalM,
-            looking.LocalP, looking.Hard, looking.CoverageAttention,
+            looking.LocalP, looking.SampledAttention, looking.CoverageAttention,
         ),
         "decoder": (recurrent.LookThenStep, recurrent.StepThenLook, recurrent.InputFed),
     }  # fmt: skip
-    inner = (Dot, looking.General, looking.ConcatScore, looking.LocationScore)
+    inner = (Dot, looking.GeneralScore, looking.ConcatScore, looking.LocationScore)
     bare = (*roles["cell"], *roles["decoder"])
 
     def choices(self, found: Mapping[str, Any]) -> dict[str, Any]:
@@ -266,7 +266,7 @@ class CaptionerLayout(OwnLayout):
 
     kind, what, model, config_of = "qkv-captioner", "a captioner", Captioner, CaptionerConfig
     layers = ("", "")
-    roles: ClassVar = {"attention": (captioner.Soft, captioner.Hard)}
+    roles: ClassVar = {"attention": (captioner.SoftRegions, captioner.HardRegions)}
     inner = ()
 
     def count(self, tensors: Mapping[str, Tensor]) -> int | None:

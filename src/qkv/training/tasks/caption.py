@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from qkv.errors import ArgumentError, must
 from qkv.mechanisms.hard import HardAttention
-from qkv.models.captioner import SHRINK, Captioner, CaptionerConfig, Hard, Soft
+from qkv.models.captioner import SHRINK, Captioner, CaptionerConfig, HardRegions, SoftRegions
 from qkv.models.generation import generate
 from qkv.models.pretrained import save_model
 from qkv.text.batching import Pictures, Sequences
@@ -31,7 +31,7 @@ PRESETS = {
     "small": Recipe(width=256, layers=1, heads=1, steps=5000, rate=1e-3, tokens=640, vocabulary=VOCABULARY),
 }
 
-ATTENTIONS: dict[str, Soft | Hard] = {"soft": Soft(), "hard": Hard()}
+ATTENTIONS: dict[str, SoftRegions | HardRegions] = {"soft": SoftRegions(), "hard": HardRegions()}
 """What the command line calls the two."""
 
 

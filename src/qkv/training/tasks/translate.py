@@ -13,12 +13,12 @@ from qkv.models.looking import (
     Attention,
     ConcatScore,
     CoverageAttention,
-    General,
-    Hard,
+    GeneralScore,
     LocalM,
     LocalP,
     LuongAttention,
     NoAttention,
+    SampledAttention,
 )
 from qkv.models.pretrained import save_model
 from qkv.models.recurrent import Decoder, InputFed, LookThenStep, Recurrent, RecurrentConfig, StepThenLook
@@ -54,12 +54,12 @@ ATTENTIONS: dict[str, tuple[Attention, type[Decoder]]] = {
     "additive": (AdditiveAttention(), LookThenStep),
     "dot": (LuongAttention(dot()), StepThenLook),
     "scaled-dot": (LuongAttention(scaled_dot()), StepThenLook),
-    "general": (LuongAttention(General()), StepThenLook),
+    "general": (LuongAttention(GeneralScore()), StepThenLook),
     "concat": (LuongAttention(ConcatScore()), StepThenLook),
-    "input-feeding": (LuongAttention(General()), InputFed),
+    "input-feeding": (LuongAttention(GeneralScore()), InputFed),
     "local-m": (LocalM(), StepThenLook),
     "local-p": (LocalP(), StepThenLook),
-    "hard": (Hard(), StepThenLook),
+    "hard": (SampledAttention(), StepThenLook),
     "coverage": (CoverageAttention(), LookThenStep),
 }
 """What the command line calls the attentions of a recurrent translator, each with the decoder of its paper."""
