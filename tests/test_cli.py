@@ -65,6 +65,23 @@ def test_an_error_cannot_drive_the_terminal(monkeypatch, capsys):
     assert capsys.readouterr().err == "qkv: �]0;owned��\n"
 
 
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to …")]
+)
+def test_too_little_memory_is_one_line(monkeypatch, capsys, error):
+    def fail(prog_name):
+        raise error
+
+    monkeypatch.setattr(qkv.cli, "app", fail)
+    with pytest.raises(SystemExit):
+        qkv.cli.main()
+    assert capsys.readouterr().err.startswith("qkv: memory must hold what is asked for; got too little (")
+    error = RuntimeError("another")
+    with pytest.raises(RuntimeError, match="another"):
+        monkeypatch.setattr(qkv.cli, "app", lambda prog_name: (_ for _ in ()).throw(error))
+        qkv.cli.main()
+
+
 @pytest.mark.parametrize("option", ["--out", "--json"])
 @pytest.mark.parametrize(
     ("place", "text"),

@@ -154,7 +154,7 @@ TABLE = [
         lambda: attend(Q, K, V, impl="sdpa", score=qkv.soft_cap(qkv.dot(), 2.0)),
         qkv.UnsupportedError,
         (
-            "attend: impl='sdpa' must express this call; got a refusal (sdpa: it scores by dot products alone, "
+            "attend: impl must name what can compute this call; got 'sdpa' (sdpa: it scores by dot products alone, "
             "not by soft_cap(dot(), 2))"
         ),
     ),

@@ -64,12 +64,12 @@ def reasons(*backends: Backend) -> str:
 def test_insisting_in_vain_gives_the_reasons() -> None:
     with pytest.raises(qkv.UnsupportedError) as refused:
         make_plan("attend", SPARSE, "fused")
-    expected = f"attend: impl='fused' must have a fast path for this call; got none ({reasons(*FUSED)})"
+    expected = f"attend: impl must name what can compute this call; got 'fused' ({reasons(*FUSED)})"
     assert str(refused.value) == expected
     for backend in FUSED:
         with pytest.raises(qkv.UnsupportedError) as refused:
             make_plan("attend", SPARSE, backend.name)
-        told = f"attend: impl='{backend.name}' must express this call; got a refusal ({reasons(backend)})"
+        told = f"attend: impl must name what can compute this call; got '{backend.name}' ({reasons(backend)})"
         assert str(refused.value) == told
 
 

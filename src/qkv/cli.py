@@ -4,6 +4,7 @@ A command imports what it needs in its body, so that `qkv --help` answers withou
 """
 
 import os
+import re
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -43,6 +44,13 @@ def main() -> None:
         if not isinstance(error, QkvError):
             # What a full disk has refused would be refused once more as Python ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(1)
+    except (MemoryError, RuntimeError) as error:
+        # torch says so in a RuntimeError: of the CPU in these words, of a GPU in those.
+        if isinstance(error, RuntimeError) and not re.search("can't allocate memory|out of memory", str(error)):
+            raise
+        text = "qkv: memory must hold what is asked for; got too little (try shorter texts, or a smaller model)"
+        print(text, file=sys.stderr)
         sys.exit(1)
 
 

@@ -57,5 +57,4 @@ def make_plan(function: str, call: Call, impl: str = "auto") -> Plan:
     if impl not in names:
         raise ArgumentError(must(function, "impl", f"be one of {', '.join(names)}", repr(impl)))
     reasons = "; ".join(f"{name}: {reason}" for name, reason in refused)
-    rule = "have a fast path for this call" if impl == "fused" else "express this call"
-    raise UnsupportedError(must(function, f"impl={impl!r}", rule, "none" if impl == "fused" else "a refusal", reasons))
+    raise UnsupportedError(must(function, "impl", "name what can compute this call", repr(impl), reasons))

@@ -108,6 +108,10 @@ def test_a_tokenizer_of_a_folder_is_known_by_what_it_holds(qkv, corpus, tmp_path
     [
         (["gpt2", "--out", "run"], "train: KIND must be one of bert, gpt, translate, caption; got 'gpt2'"),
         (["gpt", "--out", "run", "--preset", "huge"], "train: --preset must be one of quick, small, base; got 'huge'"),
+        (
+            ["bert", "nowhere.txt", "--out", "run", "--width", 64, "--heads", 7],
+            "train bert: --heads must divide the width 64",
+        ),
         (["gpt", "--out", "run", "--attention", "soft"], "train gpt: --attention must be left out; got 'soft'"),
         (
             ["translate", "--out", "run", "--attention", "soft"],

@@ -101,6 +101,9 @@ def begin(
             raise ArgumentError(must("train", "--preset", f"be one of {', '.join(PRESETS[kind])}", repr(preset)))
         recipe = PRESETS[kind][preset]
     recipe = replace(recipe, **numbers)
+    has_heads = kind in ("bert", "gpt") or (kind == "translate" and "attention" not in choices)
+    if has_heads and recipe.width % recipe.heads:
+        raise ArgumentError(must(f"train {kind}", "--heads", f"divide the width {recipe.width}", recipe.heads))
     options = recipe.options(**loop)
     task, identity = make_task(kind, data, recipe, choices, options.seed, before.get("corpus"))
     # A run may go on from another folder.
