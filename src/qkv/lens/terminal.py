@@ -113,8 +113,10 @@ def heatmap(reading: Reading, layer: int, head: int, width: int, why: str = "", 
     if cell >= 3 and count <= ROWS:
         weights = seen.dense()[0, 0]
         header = Text(" " * margin)
+        # In two or three columns a letter says more than the sign that some are left out.
+        fit = _fit if cell > 4 else set_cell_size
         for label in labels:
-            header.append(set_cell_size(label, cell - 1) + " ", style="dim")
+            header.append(fit(label, cell - 1) + " ", style="dim")
         lines = [_row(_fit(label, margin - 1), row, cell) for label, row in zip(labels, weights, strict=True)]
         return Group(title, header, *lines)
     columns, rows = min(count, width - margin), min(count, ROWS)
