@@ -27,7 +27,7 @@ _HOME = {
     "integrations.huggingface": ("register",),
     "lens.ablate": ("CutEdge", "Effect", "Loss", "Off", "Prediction", "Uniform", "Vector", "ablate", "effects"),
     "lens.flow": ("residual_share", "rollout"),
-    "lens.index": ("Words",),
+    "lens.index": ("WordIndex",),
     "lens.indexing": ("words",),
     "lens.notebook": ("show",),
     "lens.reading": ("Reading", "read"),

@@ -7,7 +7,7 @@ import pytest
 import qkv
 from qkv.commands.words import index_words
 from qkv.errors import ArgumentError, FileError
-from qkv.lens.index import Words
+from qkv.lens.index import WordIndex
 from qkv.lens.reading import read
 from qkv.lens.see import see
 
@@ -20,7 +20,7 @@ def test_a_corpus_is_indexed_and_asked(folder, tmp_path, capsys, monkeypatch):
     said = capsys.readouterr().err
     assert "3 sentences; 9 words at layers 0, 1: at most 0.0 MB" in said and "9 words. Try: qkv see" in said
     bert, tokenizer = qkv.load_bert(folder), qkv.load_tokenizer(folder)
-    index = Words(out)
+    index = WordIndex(out)
     index.check(bert, tokenizer)
     numbers = tmp_path / "numbers.json"
     see([read(bert, tokenizer, "cat mouse")], model="tiny", word="mouse", index=index, numbers=numbers)
@@ -52,6 +52,6 @@ def test_an_index_is_asked_for_a_word(folder, tmp_path):
     index_words(str(corpus), out, model=folder, layers=None, most=0, field=None)
     reading = read(qkv.load_bert(folder), qkv.load_tokenizer(folder), "the mouse")
     with pytest.raises(ArgumentError, match=r"^see: --index must come with --word; got none \(the word to look up\)$"):
-        see([reading], model="tiny", index=Words(out))
+        see([reading], model="tiny", index=WordIndex(out))
     with pytest.raises(ArgumentError, match=r"^words: word must stand in the index; got 'mouse'$"):
-        see([reading], model="tiny", word="mouse", index=Words(out))
+        see([reading], model="tiny", word="mouse", index=WordIndex(out))

@@ -8,7 +8,7 @@ from mouse_texts import TEXTS
 
 import qkv
 from qkv.errors import ArgumentError, FileError
-from qkv.lens.index import Words
+from qkv.lens.index import WordIndex
 from qkv.lens.indexing import words
 from qkv.lens.reading import read
 
@@ -80,7 +80,7 @@ def test_the_texts_own_sentence_is_no_neighbour(bert, tokenizer, index):
     assert {one.text for one in found.position} == {TEXTS[0], TEXTS[3]}
     with pytest.raises(ArgumentError, match=r"must stand in another sentence of the index; got 'playing' \(this one"):
         index.nearest(read(bert, tokenizer, TEXTS[0]), "playing")
-    with pytest.raises(ArgumentError, match=r"^Words.nearest: count must be >= 1; got 0"):
+    with pytest.raises(ArgumentError, match=r"^WordIndex.nearest: count must be >= 1; got 0"):
         index.nearest(read(bert, tokenizer, TEXTS[1]), "mouse", 0)
 
 
@@ -89,7 +89,7 @@ def test_another_model_is_refused(bert, tokenizer, index):
     torch.manual_seed(1)
     other = qkv.Bert(bert.config)
     rule = r"must be of this model; it was made with another; got another model or tokenizer \(load the model that"
-    with pytest.raises(FileError, match=rf"^Words.check: .*index {rule}"):
+    with pytest.raises(FileError, match=rf"^WordIndex.check: .*index {rule}"):
         index.check(other, tokenizer)
 
 
@@ -107,8 +107,10 @@ def test_another_model_is_refused(bert, tokenizer, index):
 )
 def test_what_is_broken_is_said(index, harm):
     harm(index.path)
-    with pytest.raises(FileError, match=r"^Words: .*index must be an index that is whole; got .* \(qkv words CORPUS"):
-        Words(index.path)
+    with pytest.raises(
+        FileError, match=r"^WordIndex: .*index must be an index that is whole; got .* \(qkv words C"
+    ):
+        WordIndex(index.path)
 
 
 @pytest.mark.parametrize("name", ["words.json", "places.bin", "edges.bin", "centre.bin"])
@@ -118,8 +120,8 @@ def test_other_bytes_of_the_same_size_are_seen_at_once(index, name):
     # A letter of the vocabulary, and of numbers any byte.
     at = content.index(b"playing") if name == "words.json" else len(content) // 2
     path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
-    with pytest.raises(FileError, match=rf"^Words: .*index must be .*got .*{name}"):
-        Words(index.path)
+    with pytest.raises(FileError, match=rf"^WordIndex: .*index must be .*got .*{name}"):
+        WordIndex(index.path)
 
 
 @pytest.mark.parametrize("name", ["texts.bin", "layer-0.bin", "layer-2.bin"])
@@ -127,10 +129,10 @@ def test_other_vectors_and_texts_are_seen_where_they_are_read(bert, tokenizer, i
     size = (index.path / name).stat().st_size
     (index.path / name).write_bytes(b"\xff" * size)
     rule = rf"index must be as it was written; got other bytes from 0 on in {name} \(remove it; qkv words"
-    with pytest.raises(FileError, match=rf"^Words: .*{rule}"):
-        Words(index.path).nearest(read(bert, tokenizer, "click the cat mouse"), "mouse")
+    with pytest.raises(FileError, match=rf"^WordIndex: .*{rule}"):
+        WordIndex(index.path).nearest(read(bert, tokenizer, "click the cat mouse"), "mouse")
 
 
 def test_what_is_no_index_is_said(tmp_path):
-    with pytest.raises(FileError, match=r"^Words: .*none must be an index; got nothing \(qkv words CORPUS --out"):
-        Words(tmp_path / "none")
+    with pytest.raises(FileError, match=r"^WordIndex: .*none must be an index; got nothing \(qkv words CORPUS --out"):
+        WordIndex(tmp_path / "none")

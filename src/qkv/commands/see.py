@@ -11,7 +11,7 @@ from torch import nn
 from qkv.commands.trained import find, load_any, sizes_of, vision_of
 from qkv.errors import ArgumentError, must
 from qkv.integrations.architectures import load_architecture, load_image_processor
-from qkv.lens.index import Words
+from qkv.lens.index import WordIndex
 from qkv.lens.language import sayer
 from qkv.lens.patches import read_patches
 from qkv.lens.reading import Reading, read
@@ -54,7 +54,7 @@ def see_texts(texts: Sequence[str], model: str | None, asked: Asked, *, language
         len(texts), word=asked.word, sort=asked.sort, index=asked.index, out=asked.out, depth=asked.depth,
         numbers=asked.json,
     )  # fmt: skip
-    corpus = None if asked.index is None else Words(asked.index)
+    corpus = None if asked.index is None else WordIndex(asked.index)
     folder = find("see", model or default_folder())
     layers, heads = sizes_of(folder, "see")
     check_place(asked.layer, asked.head, layers=layers, heads=heads)
@@ -68,7 +68,7 @@ def see_texts(texts: Sequence[str], model: str | None, asked: Asked, *, language
 
 
 def _read(
-    texts: Sequence[str], folder: Path, model: str | None, asked: Asked, corpus: Words | None
+    texts: Sequence[str], folder: Path, model: str | None, asked: Asked, corpus: WordIndex | None
 ) -> tuple[nn.Module, list[Reading]]:
     """Load the model, and let it read."""
     if (architecture := vision_of(folder, "see")) is not None:

@@ -63,5 +63,5 @@ class Blocks:
             if sum_of(content.data) != self._left[block]:
                 got = f"other bytes from {block * BLOCK:,} on in {self.path.name}"
                 fix = "remove it; qkv words CORPUS --out INDEX makes another"
-                raise FileError(must("Words", str(self.path.parent), "be as it was written", got, fix))
+                raise FileError(must("WordIndex", str(self.path.parent), "be as it was written", got, fix))
             del self._left[block]

@@ -86,7 +86,7 @@ class Nearest:
     """All places of the word, to be drawn."""
 
 
-class Words:
+class WordIndex:
     """An index that is whole. `layers` are those kept: 0 enters the first, i leaves layer i − 1.
 
     What it was written with is compared with what is there: most of it here, vectors and texts as they are read.
@@ -117,14 +117,14 @@ class Words:
 
     def __repr__(self) -> str:
         sentences = self.about["sentences"]
-        return f"Words({len(self):,} words of {sentences:,} sentences, layers {', '.join(map(str, self.layers))})"
+        return f"WordIndex({len(self):,} words of {sentences:,} sentences, layers {', '.join(map(str, self.layers))})"
 
     def check(self, model: nn.Module, tokenizer: Tokenizer) -> None:
         """Raise FileError if the index was made with another model or tokenizer: their vectors cannot be compared."""
         if model_name(model, plain(tokenizer, positions_of(model))) != self.about["made_of"]["model"]:
             fix = "load the model that made it, or make another index"
             rule = f"be of this model; it was made with {self.about['name'] or 'another'}"
-            raise FileError(must("Words.check", str(self.path), rule, "another model or tokenizer", fix))
+            raise FileError(must("WordIndex.check", str(self.path), rule, "another model or tokenizer", fix))
 
     def text(self, sentence: int) -> str:
         """Give a sentence."""
@@ -164,7 +164,7 @@ class Words:
         Cost: reading the word's vectors, and those of all words once.
         Raises: ArgumentError if the text or the index does not hold the word; KindError, ArgumentError for a count < 1.
         """
-        check_whole("Words.nearest", "count", count, 1)
+        check_whole("WordIndex.nearest", "count", count, 1)
         place = places([reading], word)[0]
         rows = self.find(word)
         sentences = self.places["sentence"][rows[:, 0]]
@@ -260,7 +260,7 @@ def about_of(path: Path) -> dict[str, Any]:
     try:
         if not path.is_dir():
             got = "a file" if path.exists() else "nothing"
-            raise FileError(must("Words", str(path), "be an index", got, fix))
+            raise FileError(must("WordIndex", str(path), "be an index", got, fix))
         about = json.loads((path / ABOUT).read_text(encoding="utf-8"))
         if about["format"] != FORMAT:
             raise ValueError(f"format {str(about['format'])[:40]!r}")
@@ -284,4 +284,4 @@ def about_of(path: Path) -> dict[str, Any]:
         raise
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         got = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-        raise FileError(must("Words", str(path), "be an index that is whole", got, fix)) from error
+        raise FileError(must("WordIndex", str(path), "be an index that is whole", got, fix)) from error

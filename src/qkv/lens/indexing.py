@@ -33,7 +33,7 @@ from qkv.lens.index import (
     PLACE,
     PLACES,
     TEXTS,
-    Words,
+    WordIndex,
     about_of,
     layer_file,
     model_name,
@@ -59,11 +59,11 @@ def words(
     most: int | None = 100,
     name: str = "",
     tell: Tell | None = None,
-) -> Words:
+) -> WordIndex:
     """Build an index of a corpus's words in context at `path`, or open a finished one; one interrupted resumes.
 
     Each text is a sentence; of one longer than the model's positions the beginning is read. Of each word at most `most`
-    places are kept, spread over the corpus. `layers` are counted as `Words` does; None keeps all, and 0 is always kept.
+    places are kept, spread over the corpus. `layers` are counted as in `WordIndex`; None keeps all, 0 always is kept.
 
     Cost: two readings of the corpus by the tokenizer, one by the model; 2·width bytes a word and layer.
     Raises: KindError unless the texts are strings that can be read twice; ArgumentError for layers that are not there,
@@ -133,13 +133,13 @@ class Plan:
             raise FileError(must("words", str(self.path), rule, got, fix))
         return True
 
-    def build(self, tell: Tell | None = None) -> Words:
+    def build(self, tell: Tell | None = None) -> WordIndex:
         """Make it, or go on with it; `tell` is told after each batch how many texts are read, of how many.
 
         Raises: as `words`.
         """
         if self.done:
-            return Words(self.path)
+            return WordIndex(self.path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.growing.mkdir(exist_ok=True)
@@ -154,7 +154,7 @@ class Plan:
         except OSError as error:
             fix = "what is done is kept: make room, and the same command goes on"
             raise FileError(must("words", str(self.path), "be writable", error.strerror or error, fix)) from error
-        return Words(self.path)
+        return WordIndex(self.path)
 
     def _grow(self, tell: Tell) -> None:
         """Read what is left, a part at a time: one is written, and the next but one tokenised, as the next is read."""

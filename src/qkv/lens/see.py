@@ -15,7 +15,7 @@ from qkv.files import check_writable, contains, write_whole
 from qkv.lens.ablate import Effect, Measure, Prediction, Vector, effects
 from qkv.lens.flow import Flow, reached, residual_share, rollout
 from qkv.lens.heads import ORDERS, text_of
-from qkv.lens.index import Nearest, Words
+from qkv.lens.index import Nearest, WordIndex
 from qkv.lens.language import Say, english
 from qkv.lens.long import baked_size, write_map_page
 from qkv.lens.look import Look, look_at
@@ -103,7 +103,7 @@ def see(
     head: int | None = None,
     word: str | None = None,
     sort: str | None = None,
-    index: Words | None = None,
+    index: WordIndex | None = None,
     flows: Sequence[Sequence[Flow] | str] = (),
     effects: Sequence[tuple[Measure, Sequence[Effect]]] = (),
     out: Path | None = None,
@@ -163,7 +163,7 @@ def _sights(
     layer: int | None,
     head: int | None,
     word: str | None,
-    index: Words | None,
+    index: WordIndex | None,
 ) -> Sights:
     """Find what there is to see."""
     comparison = None if word is None else compare(readings, word)
@@ -179,7 +179,7 @@ def _sights(
     return Sights(readings, pairs, looks, shares, word, comparison, nearest)
 
 
-def _nearest(readings: Sequence[Reading], word: str, index: Words) -> list[Nearest]:
+def _nearest(readings: Sequence[Reading], word: str, index: WordIndex) -> list[Nearest]:
     """Find what is nearest to the word in each text that holds it."""
     holding = sorted({place.reading for place in places(readings, word)})
     return [index.nearest(readings[number], word) for number in holding]
@@ -192,7 +192,7 @@ def _is_stack(reading: Reading) -> bool:
 def _printed(
     sights: Sights,
     sort: str | None,
-    index: Words | None,
+    index: WordIndex | None,
     flows: Sequence[Sequence[Flow] | str],
     effects: Sequence[tuple[Measure, Sequence[Effect]]],
     width: int,

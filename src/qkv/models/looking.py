@@ -75,7 +75,7 @@ class Look:
 
 
 @dataclass(frozen=True, eq=False)
-class Words:
+class CountedWords:
     """The words that a loss counts: word i stands at `places[i]` of row `rows[i]`; log p of each, without gradients."""
 
     rows: Int[Tensor, " words"]
@@ -93,7 +93,7 @@ class Looking(nn.Module):
     taught = False
     """Whether a lesson of its own is added to the words' loss."""
 
-    def lesson(self, look: Look, words: Words) -> Float[Tensor, ""]:
+    def lesson(self, look: Look, words: CountedWords) -> Float[Tensor, ""]:
         """Give what is added to the words' loss while training: by default nothing."""
         return look.context.new_zeros(())
 
@@ -167,7 +167,7 @@ class HardLook(Looking):
         context, choice = self.attention(query, source.memory, mask=source.mask, sample=self.training)
         return Look(context, choice.map.dense().squeeze(1) if see else None, choice)
 
-    def lesson(self, look: Look, words: Words) -> Float[Tensor, ""]:
+    def lesson(self, look: Look, words: CountedWords) -> Float[Tensor, ""]:
         """Give REINFORCE's loss, summed over the words; the baseline then learns from the sentences' rewards."""
         choice, found = cast(Choice, look.choice), words.likelihoods()
         counts = torch.bincount(words.rows, minlength=len(choice.index))
@@ -194,7 +194,7 @@ class CoverageLook(Looking):
         source.coverage = covered.coverage
         return Look(context, covered.weights, again=covered.loss)
 
-    def lesson(self, look: Look, words: Words) -> Float[Tensor, ""]:
+    def lesson(self, look: Look, words: CountedWords) -> Float[Tensor, ""]:
         """Give what the words read once more, summed."""
         return self.weight * cast(Tensor, look.again)[words.rows, words.places].sum()
 

@@ -30,7 +30,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from qkv.core.checks import check_rate, check_whole, shown
 from qkv.errors import ArgumentError, KindError, UnsupportedError, must
 from qkv.models.cross_entropy import LOGITS, cross_entropy
-from qkv.models.looking import AdditiveAttention, Attention, Look, Looking, Source, Words
+from qkv.models.looking import AdditiveAttention, Attention, CountedWords, Look, Looking, Source
 from qkv.models.pointwise import Dropout
 from qkv.models.translation import Packed, check_pairs, check_rows, check_sequences, check_targets, in_rows
 
@@ -302,7 +302,7 @@ class Recurrent(nn.Module):
         counted, lesson = targets >= 0, total.new_zeros(())
         if self.training:
             likelihoods = partial(self._likelihoods, vectors[counted], targets[counted])
-            words = Words(target.rows[counted], target.positions[counted], likelihoods)
+            words = CountedWords(target.rows[counted], target.positions[counted], likelihoods)
             lesson = self.decoder.attention.lesson(look, words)
         return total, lesson, int(counted.sum())
 
