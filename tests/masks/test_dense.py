@@ -82,3 +82,9 @@ def test_other_kinds_are_refused(tensor: object, message: str) -> None:
     with pytest.raises(KindError) as error:
         dense_mask(tensor)
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize("columns", [[0, 1, 2], [1], [2, 3, 0], [3, 0], [3, 2], [0, 2], [1, 1], []])
+def test_keys_are_asked_for_in_any_order(columns: list[int]) -> None:
+    grid, wanted = Grid((), 1, 3, 4), torch.tensor(columns, dtype=torch.long)
+    assert torch.equal(dense_mask(PAIRS).tile(grid.rows(), wanted, grid), PAIRS[:, wanted])

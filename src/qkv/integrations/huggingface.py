@@ -128,10 +128,19 @@ def attention(
     Raises: UnsupportedError for anything asked that is not known here.
     """
     given = asked_of(module, query, key, attention_mask, **asked)
-    if not output_attentions:
+    if not output_attentions and not _records_weights():
         return attend(query, key, value, **given).transpose(1, 2), None
     output, seen = attend_with_map(query, key, value, **given)
     return output.transpose(1, 2), seen.dense()
+
+
+def _records_weights() -> bool:
+    """Say whether transformers records weights in this pass: some models keep the wish from their attention (GPT-2)."""
+    try:
+        from transformers.utils.output_capturing import _active_collector  # type: ignore[import-untyped]
+    except ImportError:
+        return False
+    return any(name.endswith("attentions") for name in _active_collector.get() or ())
 
 
 def asked_of(

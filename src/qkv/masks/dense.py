@@ -42,7 +42,8 @@ class DenseMask(Mask):
         picked = self._spread(grid).index_select(-2, rows)
         if columns.numel() and readable(columns):
             first, last = int(columns[0]), int(columns[-1])
-            if torch.equal(columns, torch.arange(first, last + 1, device=columns.device)):
+            ascend = last - first + 1 == columns.numel()
+            if ascend and torch.equal(columns, torch.arange(first, last + 1, device=columns.device)):
                 # A view of the rows, which are a copy already.
                 return picked[..., first : last + 1]
         return picked.gather(-1, columns.expand(*picked.shape[:-1], -1))
