@@ -107,9 +107,7 @@ def test_another_model_is_refused(bert, tokenizer, index):
 )
 def test_what_is_broken_is_said(index, harm):
     harm(index.path)
-    with pytest.raises(
-        FileError, match=r"^WordIndex: .*index must be an index that is whole; got .* \(qkv words C"
-    ):
+    with pytest.raises(FileError, match=r"^WordIndex: .*index must be an index that is whole; got .* \(qkv words C"):
         WordIndex(index.path)
 
 

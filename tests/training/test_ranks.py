@@ -1,6 +1,7 @@
 """Two ranks give one rank's losses on the same data: with DDP, sharded, and after a change of their number."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -91,3 +92,16 @@ def test_other_ways_to_shard_are_refused(monkeypatch):
     )
     with pytest.raises(UnsupportedError, match=text):
         accelerator_for("float32")
+
+
+def test_a_run_of_two_ranks_that_kept_nothing_goes_on_as_it_began(tmp_path):
+    run, options = tmp_path / "run", {"steps": 4, "validate_every": 4, "checkpoint_every": 4}
+    train_to_end(run, ranks=2, options=options)
+    kept = metrics_of(run)
+    for made in ("checkpoints", "model"):
+        shutil.rmtree(run / made)
+    (run / "checkpoints").mkdir()
+    (run / "metrics.jsonl").unlink()
+    train_to_end(run, options=options)
+    for line, other in zip(metrics_of(run), kept, strict=True):
+        assert line == pytest.approx(other, abs=1e-5)

@@ -137,7 +137,7 @@ def attention(
 def _records_weights() -> bool:
     """Say whether transformers records weights in this pass: some models keep the wish from their attention (GPT-2)."""
     try:
-        from transformers.utils.output_capturing import _active_collector  # type: ignore[import-untyped]
+        from transformers.utils.output_capturing import _active_collector
     except ImportError:
         return False
     return any(name.endswith("attentions") for name in _active_collector.get() or ())

@@ -81,16 +81,19 @@ def train(
         accelerator = accelerator_for(options.precision)
         record = {"kind": task.kind, "options": options.record(), "about": dict(about or {})}
         record |= {"versions": versions(), "command": sys.argv}
+        record["micro_batches"] = micro_batches_of(options, accelerator.num_processes, None) * accelerator.num_processes
         if accelerator.is_main_process and not resume:
             create_run(folder, record)
         accelerator.wait_for_everyone()
         run = open_run(folder, "train")
         with run.hold() if accelerator.is_main_process else nullcontext():
-            check_same(run.record(), record)
+            begun = run.record()
+            check_same(begun, record)
             checkpoint, skipped = newest_checkpoint(run.checkpoints)
-            training = _Training(task, run, options, accelerator, checkpoint)
+            before = (checkpoint.state if checkpoint else begun).get("micro_batches")
+            training = _Training(task, run, options, accelerator, checkpoint, before)
             if accelerator.is_main_process:
-                run.rewrite(record)
+                run.rewrite({**record, "micro_batches": training.micro_batches})
             with (
                 Shown(options.steps, training.step, shown=shown and accelerator.is_main_process) as progress,
                 Interrupt(progress.say) as interrupt,
@@ -108,7 +111,15 @@ def train(
 class _Training:
     """A training between two steps: all that a checkpoint holds, and what it acts on."""
 
-    def __init__(self, task: Task, run: Run, options: Options, accelerator: Any, checkpoint: Checkpoint | None) -> None:
+    def __init__(
+        self,
+        task: Task,
+        run: Run,
+        options: Options,
+        accelerator: Any,
+        checkpoint: Checkpoint | None,
+        before: int | None,
+    ) -> None:
         self.task, self.run, self.options, self.accelerator = task, run, options, accelerator
         self.step = self.position = 0
         self.loss, self.best = math.nan, math.inf
@@ -117,7 +128,6 @@ class _Training:
         self.gradients: Metrics | None = None
         self.main = accelerator.is_main_process
         self.ranks, self.rank = accelerator.num_processes, accelerator.process_index
-        before = checkpoint.state.get("micro_batches") if checkpoint else None
         self.accumulate = micro_batches_of(options, self.ranks, before)
         self.micro_batches = self.accumulate * self.ranks
         self.micro_batches_before = self.micro_batches if before is None else before
