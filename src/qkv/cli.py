@@ -266,8 +266,8 @@ def train(
         "pixels": pixels,
     }  # fmt: skip
     loop = {
-        "seed": seed, "precision": precision, "accumulate": accumulate, "workers": workers, "tensorboard": tensorboard,
-        "watch_gradients": watch is not None,
+        "seed": seed, "precision": precision, "accumulate": accumulate, "workers": workers,
+        "tensorboard": tensorboard or None, "watch_gradients": watch is not None or None,
     }  # fmt: skip
     done = begin(
         kind, data, out, preset=preset, resume=resume,

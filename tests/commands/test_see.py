@@ -53,7 +53,7 @@ def test_what_is_no_picture_is_said_before_the_model_is_loaded(qkv, vision, fold
     assert "load_image_processor: vit/preprocessor_config.json must exist; got a folder with config.json" in told
     monkeypatch.setattr(module, "load_any", lambda command, place: pytest.fail("a model was loaded"))
     told = qkv("see", "noise.png", "--model", folder)[2]
-    assert told.startswith("qkv: see: TEXT must be a sentence; got the picture 'noise.png' (a vision model, such")
+    assert told.startswith("qkv: see: TEXT must be a sentence; got the picture 'noise.png' (this model reads")
 
 
 def test_a_vision_model_neither_serves_nor_indexes(qkv, vision, corpus):
@@ -127,6 +127,8 @@ def test_a_text_file_is_read(qkv, folder, tmp_path):
     assert [one["text"] for one in json.loads((tmp_path / "numbers.json").read_text())["texts"]] == [
         "the cat\nclick the mouse", "cat"
     ]  # fmt: skip
+    status, _, err = qkv("see", "stroy.txt", "--model", folder)
+    assert status == 1 and err == "qkv: see: TEXT must be a sentence or a file that is there; got 'stroy.txt'\n"
     (tmp_path / "noise.dat").write_bytes(bytes(range(256)))
     status, _, err = qkv("see", "noise.dat", "--model", folder)
     assert status == 1 and re.search(r"noise\.dat must be text; got a zero byte", err)

@@ -45,6 +45,7 @@ def test_texts(qkv, corpus, tmp_path, kind, options):
 
 def test_a_run_goes_on_as_if_it_had_never_stopped(qkv, corpus, tmp_path, monkeypatch):
     how = ("--tokenizer", "characters", "--schedule", "constant", "--warm-up", 1, "--seed", 3, "--precision", "bf16")
+    how = (*how, "--watch", "gradients")
     given = ("train", "gpt", "corpus.txt", *TINY, *how)
     assert qkv(*given, "--out", "whole")[0] == 0
     assert qkv(*given, "--out", "parts", "--steps", 2)[0] == 0
@@ -54,6 +55,8 @@ def test_a_run_goes_on_as_if_it_had_never_stopped(qkv, corpus, tmp_path, monkeyp
     assert status == 0, err
     weights = [(tmp_path / run / "model" / "model.safetensors").read_bytes() for run in ("whole", "parts")]
     assert weights[0] == weights[1]
+    watched = [(tmp_path / run / "gradients.jsonl").read_text().splitlines() for run in ("whole", "parts")]
+    assert len(watched[0]) == len(watched[1]) >= 4
 
 
 def test_nothing_is_overwritten(qkv, corpus):
@@ -211,7 +214,7 @@ def test_documents_end_with_any_tokenizer_that_has_an_end(qkv, corpus, tmp_path)
             {
                 "kind": "gpt",
                 "about": {"data": None, "recipe": {"depth": 3}, "choices": {}},
-                "options": {"seed": 0, "precision": "float32"},
+                "options": {"seed": 0, "precision": "float32", "tensorboard": False, "watch_gradients": False},
             },
             "TypeError: ",
         ),

@@ -178,7 +178,7 @@ def test_caption(qkv, tmp_path, attention):
     status, _, err = qkv("train", "caption", "--out", "run", *TINY, "--attention", attention)
     assert status == 0, err
     status, _, err = qkv("caption", "run", "--scene", 3, "--see", "page.html")
-    assert status == 0, err
+    assert status == 0 and f"(written in scene 3: {scene(3, held_out=True).caption})" in err
     (view,) = views_of(tmp_path / "page.html")
     assert view["image"]["rows"] * view["image"]["columns"] == len(view["keys"])
     image = pytest.importorskip("PIL.Image", reason="pillow is an extra")

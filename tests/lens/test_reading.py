@@ -30,7 +30,7 @@ def test_an_empty_text_is_refused(model, tokenizer, text):
 
 def test_a_text_too_long_is_refused(model, tokenizer):
     with pytest.raises(
-        ArgumentError, match=r"^read: text must have at most 512 tokens; got 602 \(all that the model has"
+        ArgumentError, match=r"^read: text must have at most 512 tokens; got 602 \(the model has no more"
     ):
         read(model, tokenizer, "cat " * 600)
 

@@ -1,5 +1,6 @@
 """`qkv caption`: read a picture, and show where each word looked."""
 
+import sys
 from pathlib import Path
 
 import torch
@@ -32,7 +33,8 @@ def caption_picture(place: str, image: str | None, *, number: int | None, see: P
         if not digits:
             rule, fix = "be left out", f"the model in {place} learned from other pictures: give it an IMAGE"
             raise ArgumentError(must("caption", "--scene", rule, number, fix))
-        picture = scene(number or 0, held_out=True).image
+        shown = scene(number or 0, held_out=True)
+        picture = shown.image
     else:
         picture = read_picture(image, model.config.height, model.config.width, chalk=digits)
     state, token, words = model.start(picture[None]), torch.tensor([[START]]), []
@@ -44,6 +46,8 @@ def caption_picture(place: str, image: str | None, *, number: int | None, see: P
                 break
     text = tokenizer.decode(words)
     print(printable(text))
+    if image is None:
+        print(f"(written in scene {number}: {shown.caption})", file=sys.stderr)
     if see is not None:
         labels = [tokenizer.id_to_token(word) or "?" for word in words]
         weights = torch.stack(state.weights, 1)[0]

@@ -23,6 +23,7 @@ RULES = {
     "be a picture": "是一幅图像",
     "be a picture's file, as a {} sees pictures": "是一个图像文件，因为 {} 看的是图像",
     "be a sentence": "是一个句子",
+    "be a sentence or a file that is there": "是一个句子，或一个存在的文件",
     "be a vision model of transformers": "是 transformers 的视觉模型",
     "be an index": "是一个索引",
     "be an index that is whole": "是一个完整的索引",
@@ -78,10 +79,14 @@ FIXES = {
     "a ViT, a DeiT; read(model, tokenizer, text) takes text": ("例如 ViT、DeiT；文本请用 read(model, tokenizer, text)"),
     "a pickle can run any code when it is read; convert it elsewhere": "读取 pickle 可能运行任意代码；请在别处转换",
     "a sentence in quotes, or --serve": "加引号的句子，或 --serve",
-    "a vision model, such as a ViT, sees pictures: --model FOLDER": "看图像请用视觉模型，例如 ViT：--model FOLDER",
+    "this model reads text; a ViT, or CLIP's vision model saved by itself, sees pictures": (
+        "此模型读文本；看图像请用 ViT，或单独保存的 CLIP 视觉模型"
+    ),
     "a {} reads one text": "{} 只读一个文本",
     "all levels: every weight is there": "已含全部层级：每个权重都在",
-    "all that the model has positions for": "模型只有这么多位置",
+    "the model has no more positions: a shorter text, or a model with more": (
+        "模型只有这么多位置：请缩短文本，或换用位置更多的模型"
+    ),
     "another program wrote it: choose another name, or pass overwrite=True": "由别的程序写成：请换一个名字",
     "choose another name or move it away": "请换一个名字，或把它移走",
     "create {}": "请创建 {}",

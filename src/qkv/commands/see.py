@@ -1,6 +1,7 @@
 """`qkv see`: sentences, or pictures, as a model reads them."""
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from qkv.commands.trained import find, load_any, sizes_of, vision_of
-from qkv.errors import ArgumentError, must
+from qkv.errors import ArgumentError, FileError, must
 from qkv.integrations.architectures import load_architecture, load_image_processor
 from qkv.lens.index import WordIndex
 from qkv.lens.language import sayer
@@ -78,7 +79,7 @@ def _read(
         return seeing, [read_patches(seeing, processor, text) for text in texts]
     for text in texts:
         if text.lower().endswith(PICTURES) and os.path.isfile(text):
-            fix = "a vision model, such as a ViT, sees pictures: --model FOLDER"
+            fix = "this model reads text; a ViT, or CLIP's vision model saved by itself, sees pictures"
             raise ArgumentError(must("see", "TEXT", "be a sentence", f"the picture {text!r}", fix))
     texts = [text_of(text) for text in texts]
     reading, tokenizer = load_any("see", model or folder)
@@ -90,9 +91,11 @@ def _read(
 def text_of(text: str) -> str:
     """Give a text, or what stands in the file that it names; a name without a suffix is a word.
 
-    Raises: FileError for a file that holds no text.
+    Raises: FileError for a file that holds no text, or a text file that is not there.
     """
     is_file = bool(Path(text).suffix) and os.path.isfile(text)
+    if not is_file and Path(text).suffix in (".txt", ".md") and not re.search(r"\s", text):
+        raise FileError(must("see", "TEXT", "be a sentence or a file that is there", repr(text)))
     return "\n".join(read_texts(text, split=each_file)) if is_file else text
 
 

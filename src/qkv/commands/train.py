@@ -56,6 +56,9 @@ MAY_CHANGE = ("steps", "every")
 COVERAGE = 0.9999
 """Share of a text's characters that BERT's tokenizer keeps, at least, where its vocabulary has room."""
 
+KEPT = ("seed", "precision", "tensorboard", "watch_gradients")
+"""Options of the loop that a run keeps when it goes on, unless others are given."""
+
 PIXELS = 64
 """The side of a picture as a captioner sees it, where a user's own are given."""
 
@@ -227,7 +230,7 @@ def _begun(kind: str, out: Path) -> dict[str, Any]:
         got = f"no {', '.join(sorted(lost))}" if isinstance(before, dict) else before
         raise ArgumentError(must("train", f"{out}/run.json", rule, got))
     try:
-        before |= {"loop": {name: record["options"][name] for name in ("seed", "precision")}}
+        before |= {"loop": {name: record["options"][name] for name in KEPT}}
         begun = record["kind"]
         # What another version wrote, or a hand.
         Recipe(**before["recipe"]), {**before["choices"]}

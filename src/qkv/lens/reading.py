@@ -256,7 +256,8 @@ def _encode(tokenizer: Tokenizer, text: str, most: int | None, special: bool = T
         raise ArgumentError(must("read", "text", "hold a token", repr(text), fix))
     if most is not None and len(encoding.ids) > most:
         rule = f"have at most {most} tokens"
-        raise ArgumentError(must("read", "text", rule, len(encoding.ids), "all that the model has positions for"))
+        fix = "the model has no more positions: a shorter text, or a model with more"
+        raise ArgumentError(must("read", "text", rule, len(encoding.ids), fix))
     return encoding
 
 
