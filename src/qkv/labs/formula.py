@@ -173,7 +173,7 @@ def plot(figure: "Figure", results: Sequence[Figures], say: Callable[[Both], str
         ("value", Both("changed value", "被改动的值")),
     )
     for axes, (name, label) in zip(pictures, changed, strict=True):
-        axes.imshow(torch.tensor(results[0][f"moved_by_{name}"]).T.tolist(), vmin=0, vmax=1)
+        axes.imshow(torch.tensor(results[0][f"moved_by_{name}"]).T.tolist(), vmin=0, vmax=1, aspect="auto")
         axes.set(xlabel=say(label))
         axes.grid(False)
     pictures[0].set(ylabel=say(Both("output", "输出")))
