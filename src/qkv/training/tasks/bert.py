@@ -21,7 +21,7 @@ from qkv.training.tasks.first import First
 from qkv.training.tasks.placements import PLACEMENTS
 
 PRESETS = {
-    "quick": Recipe(width=128, layers=4, heads=4, steps=600, rate=3e-3, tokens=4096, positions=128, vocabulary=4096),
+    "quick": Recipe(width=128, layers=4, heads=4, steps=600, rate=1e-3, tokens=4096, positions=128, vocabulary=4096),
     "small": Recipe(width=256, layers=4, heads=4, steps=40_000, rate=1e-3, tokens=16384, vocabulary=16384, every=500),
     "base": Recipe(
         width=768, layers=12, heads=12, steps=1_000_000, rate=1e-4, tokens=131072, positions=512, vocabulary=30522,
