@@ -102,7 +102,7 @@ def train(
                     progress.say(f"passed over {name}: it was not written to its end")
                 if resume:
                     progress.say(f"going on after step {training.step}")
-                if training.micro_batches != (before := training.micro_batches_before):
+                if before not in (None, training.micro_batches):
                     told = f"a step holds {training.micro_batches} batches from here on, where it held {before}"
                     progress.say(f"{told}: it is another training than one that was not stopped")
                 return training.run_to_end(progress, interrupt)
@@ -130,7 +130,6 @@ class _Training:
         self.ranks, self.rank = accelerator.num_processes, accelerator.process_index
         self.accumulate = micro_batches_of(options, self.ranks, before)
         self.micro_batches = self.accumulate * self.ranks
-        self.micro_batches_before = self.micro_batches if before is None else before
         if checkpoint:
             load_weights(task.model, checkpoint.tensors("weights"), checkpoint.file("weights"))
         # Only this copy can be saved and shown on one rank when the model itself is sharded over all.
